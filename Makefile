@@ -1,0 +1,63 @@
+# llmcls: `make quickstart` tries it, `make test` checks it. `make PYTHON=python3.12 ...` chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/quickstart
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+EDITABLE := -e . $(addprefix -e ./,$(PLUGINS))
+PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
+# Of pip's hundreds of lines, those that show how far it is; errors go to stderr and pass by.
+PROGRESS := awk '/^ *(Downloading|Using cached|Processing) .*(whl|gz)( |$$)|^(Installing|Successfully)|^Obtaining/ \
+	{ print "  " substr($$0, 1, 110); fflush() }'
+SHELL := bash
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: $(VENV)/installed ## Install, train on the demo data, show before against after, predict unseen texts
+	@rm -rf $(RUN)
+	@echo '$$ llmcls train --data demo: --output-dir $(RUN)'
+	@$(BIN)/llmcls train --data demo: --output-dir $(RUN)
+	@echo '$$ llmcls evaluate --run $(RUN)'
+	@$(BIN)/llmcls evaluate --run $(RUN)
+	@printf '%s\n' text 'my parcel should have been here on tuesday, any news?' \
+		'You took the money twice!! Please send one back.' 'best shop ever, thank you so much' > $(RUN)/unseen.csv
+	@echo '$$ llmcls predict --run $(RUN) --input $(RUN)/unseen.csv'
+	@$(BIN)/llmcls predict --run $(RUN) --input $(RUN)/unseen.csv
+
+# No network is needed from here on. One thread a process: two test processes share the cores.
+test: export HF_HUB_OFFLINE = 1
+test: export OMP_NUM_THREADS = 1
+test: export TOKENIZERS_PARALLELISM = false
+test: lint ## Install and run every check: ruff, mypy, import-linter, pytest
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/installed ## Run ruff, mypy and import-linter only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed ## Put the code into the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the virtual environment, caches and build products; runs/ is kept
+	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .grimp_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is newer than everything that decides what is installed: a second call has nothing to do.
+$(VENV)/installed: pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "llmcls needs Python 3.11 or newer, and '$(PYTHON)' is not one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "'$(PYTHON)' lacks the venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo 'Creating $(VENV) ...'; $(PYTHON) -m venv $(VENV); }
+	@echo 'Installing llmcls and its plugins into $(VENV): a first time takes minutes, and 2 GB (more where torch brings CUDA) ...'
+	@# Build tools first: the editable installs then need no build environments of their own, and stay pinned.
+	@set -o pipefail; $(PIP) pip hatchling editables | $(PROGRESS)
+	@set -o pipefail; $(PIP) --no-build-isolation $(EDITABLE) --group dev | $(PROGRESS)
+	@touch $@

@@ -1,0 +1,33 @@
+"""llmcls: fine-tune any decoder-only LLM into a text classifier that can only answer with a valid label.
+
+from llmcls import Classifier, train
+
+run = train(data="tickets.csv", base_model="meta-llama/Llama-3.2-1B")
+Classifier.load(run.path).predict(["Where is my parcel?"])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llmcls.errors import LlmclsError, LlmclsWarning
+from llmcls.plugin.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from llmcls.classifier import Classifier
+    from llmcls.training.api import train
+
+__version__ = "0.1.0"
+
+__all__ = ["Classifier", "LlmclsError", "LlmclsWarning", "hookimpl", "train"]
+
+_LAZY = {"Classifier": "llmcls.classifier", "train": "llmcls.training.api"}
+
+
+def __getattr__(name: str) -> Any:
+    # `import llmcls` must not import torch: it costs seconds, and `llmcls --help` needs none of it.
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'llmcls' has no attribute {name!r}")

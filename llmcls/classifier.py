@@ -1,0 +1,242 @@
+"""A trained (or zero-shot) classifier: texts in, valid labels and true probabilities out.
+
+classifier = Classifier.load("runs/tickets")
+classifier.predict(["Where is my parcel?"])            # ['delivery']
+classifier.predict_proba(["Where is my parcel?"])      # array, rows sum to 1, columns as classifier.classes_
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmcls.errors import LlmclsError
+from llmcls.evaluation.metrics import EvaluationReport, compute_report
+from llmcls.labels import LabelSet
+from llmcls.model.hardware import Formats, choose_formats
+from llmcls.model.loading import BaseModel, find_base_model, load_model
+from llmcls.progress import Reporter
+from llmcls.prompt.encoding import Encoder
+from llmcls.records import Example, Prediction
+from llmcls.settings import PredictionSettings, Settings, make_settings
+from llmcls.training.preparation import find_template, make_encoder, prepare
+from llmcls.training.run import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from llmcls.engine.scorer import Scorer
+
+_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model, an encoder and a scorer that belong together; make one with `load` or `zero_shot`.
+
+    Attributes:
+        encoder: turns examples into prompts; holds template and labels.
+        base: the base model.
+        formats: device and number formats.
+        run: the run it was loaded from, or None.
+    """
+
+    encoder: Encoder
+    base: BaseModel
+    formats: Formats
+    run: Run | None
+    _model: Any
+    _scorer: Scorer
+
+    @classmethod
+    def load(
+        cls,
+        run: Run | str | Path,
+        *,
+        template: str | None = None,
+        base_model: str | None = None,
+        quantization: str | None = None,
+        prediction: PredictionSettings | None = None,
+    ) -> Classifier:
+        """Load a run directory.
+
+        Args:
+            run: the directory.
+            template: another template than it was trained with.
+            base_model: where its base model is now, if not where it was.
+            quantization: how to hold the base weights; as in training when None.
+            prediction: how labels are scored; as in the run's settings when None.
+
+        Raises:
+            LlmclsError: when the run does not match its seal, or the base model is another one.
+        """
+        from peft import PeftModel
+        from transformers import AutoTokenizer
+
+        run = run if isinstance(run, Run) else Run.open(run)
+        trained = run.settings
+        wanted = {"base_model": base_model, "quantization": quantization}
+        model_settings = trained.model.model_copy(update={k: v for k, v in wanted.items() if v is not None})
+        settings = make_settings(trained.model_copy(update={"model": model_settings}).model_dump())
+        base = find_base_model(settings.model)
+        if base.fingerprint != run.card["base_model"]["fingerprint"]:
+            raise LlmclsError(
+                f"Run '{run.path}' was trained on '{run.card['base_model']['checkpoint']}', but '{base.checkpoint}' "
+                "has another configuration; give the right one with --base-model."
+            )
+        tokenizer = AutoTokenizer.from_pretrained(run.tokenizer_path)
+        used = find_template(template) if template else run.template
+        encoder = make_encoder(base, tokenizer, used, run.labels, settings.prompt, run.shots)
+        formats = choose_formats(settings)
+        model = PeftModel.from_pretrained(load_model(base, settings.model, formats), run.adapter_path)
+        return cls._make(encoder, base, formats, run, model, prediction or settings.prediction)
+
+    @classmethod
+    def zero_shot(
+        cls,
+        base_model: str,
+        labels: Sequence[str] | LabelSet,
+        *,
+        template: str = "instruction",
+        settings: Settings | None = None,
+    ) -> Classifier:
+        """A base model as it is, constrained to the labels.
+
+        Raises:
+            LlmclsError: for an unknown base model or template, or labels that are no label set.
+        """
+        given = (settings or Settings()).model_dump()
+        given["model"]["base_model"], given["prompt"]["template"] = base_model, template
+        resolved = make_settings(given)
+        label_set = labels if isinstance(labels, LabelSet) else LabelSet.from_names(labels)
+        prepared = prepare(resolved, label_set)
+        formats = choose_formats(resolved)
+        model = load_model(prepared.base, resolved.model, formats)
+        return cls._make(prepared.encoder, prepared.base, formats, None, model, resolved.prediction)
+
+    @classmethod
+    def _make(
+        cls, encoder: Encoder, base: BaseModel, formats: Formats, run: Run | None, model: Any, how: PredictionSettings
+    ) -> Classifier:
+        from llmcls.engine.scorer import make_scorer
+
+        model.eval()
+        scorer = make_scorer(
+            model,
+            encoder.answers,
+            method=how.method,
+            pad_token_id=int(encoder.tokenizer.pad_token_id),
+            pack_tokens=how.pack_tokens,
+            batch_size=how.batch_size,
+        )
+        return cls(encoder, base, formats, run, model, scorer)
+
+    @property
+    def labels(self) -> LabelSet:
+        """The label set."""
+        return self.encoder.labels
+
+    @property
+    def classes_(self) -> tuple[str, ...]:
+        """The label names, in the order of `predict_proba`'s columns."""
+        return self.labels.names
+
+    def predict(self, texts: Iterable[str]) -> list[str]:
+        """The most probable label of each text."""
+        return [prediction.label for prediction in self.classify(_as_examples(texts))]
+
+    def predict_proba(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
+        """Probabilities, shape (texts, labels): rows sum to 1, columns in the order of `classes_`."""
+        import numpy
+
+        rows = [prediction.probabilities for prediction in self.classify(_as_examples(texts))]
+        return numpy.asarray(rows, dtype=numpy.float64).reshape(len(rows), len(self.labels))
+
+    def classify(
+        self, examples: Iterable[Example], *, label_mass: bool = False, reporter: Reporter | None = None
+    ) -> list[Prediction]:
+        """Predict examples, with all that is known of each prediction.
+
+        Args:
+            examples: the rows; a template may use their `fields`.
+            label_mass: also compute `Prediction.label_mass`, which needs the full vocabulary's softmax.
+            reporter: where progress goes.
+        """
+        examples = list(examples)
+        with (reporter or Reporter(quiet=True)).track("Predicting", total=len(examples)) as advance:
+            return list(self.stream(examples, label_mass=label_mass, advance=advance))
+
+    def stream(
+        self, examples: Iterable[Example], *, label_mass: bool = False, advance: Any = None
+    ) -> Iterator[Prediction]:
+        """Predict examples one chunk at a time, in constant memory and in input order."""
+        chunk: list[Example] = []
+        for example in examples:
+            chunk.append(example)
+            if len(chunk) == _CHUNK:
+                yield from self._score(chunk, label_mass, advance)
+                chunk = []
+        if chunk:
+            yield from self._score(chunk, label_mass, advance)
+
+    def evaluate(self, examples: Sequence[Example], *, reporter: Reporter | None = None) -> EvaluationReport:
+        """Predict labelled examples and compare.
+
+        Raises:
+            LlmclsError: when an example has no label.
+        """
+        return self.report(examples, self.classify(examples, reporter=reporter))
+
+    def report(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> EvaluationReport:
+        """Compare predictions with the examples' labels."""
+        probabilities = [prediction.probabilities for prediction in predictions]
+        return compute_report(
+            [example.label or "" for example in examples],
+            [prediction.label for prediction in predictions],
+            self.labels,
+            probabilities=probabilities if _complete(probabilities) else None,
+            truncated=sum(prediction.truncated for prediction in predictions),
+        )
+
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        """Inside the block the classifier answers as the base model does, without its adapter."""
+        with self._model.disable_adapter() if self.run else nullcontext():
+            yield
+
+    def _score(self, examples: Sequence[Example], label_mass: bool, advance: Any) -> Iterator[Prediction]:
+        prompts = self.encoder.encode(examples)
+        scores = self._scorer.score([p.input_ids for p in prompts], want_global=label_mass, progress=advance)
+        probabilities = scores.local.double().exp()
+        masses = [None] * len(prompts) if scores.label_mass is None else scores.label_mass.double().exp().tolist()
+        rows = zip(
+            prompts,
+            scores.predicted.tolist(),
+            probabilities.tolist(),
+            scores.margin.tolist(),
+            masses,
+            strict=True,
+        )
+        for prompt, position, row, margin, mass in rows:
+            yield Prediction(
+                self.classes_[position], row[position], tuple(row), margin, mass, truncated=prompt.truncated
+            )
+
+
+def _as_examples(texts: Iterable[str]) -> list[Example]:
+    if isinstance(texts, str):
+        raise LlmclsError("Give a list of texts, not one string: predict([text]).")
+    examples = []
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise LlmclsError(f"Text {position} is {text!r}, a {type(text).__name__}; texts must be strings.")
+        examples.append(Example(text, source=f"text {position}"))
+    return examples
+
+
+def _complete(probabilities: Sequence[Sequence[float]]) -> bool:
+    return all(value == value for row in probabilities for value in row)  # NaN differs from itself

@@ -1,0 +1,105 @@
+"""What several commands share: options, settings from options, calm libraries, result output."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from llmcls.progress import Reporter
+from llmcls.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+QUANTIZATIONS = click.Choice(["none", "8bit", "4bit"])
+
+
+def output_options(function: F) -> F:
+    """`--quiet` and `--json`."""
+    function = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, nothing else.")(function)
+    return click.option("--quiet", "-q", is_flag=True, help="No progress, no notes; warnings and results only.")(
+        function
+    )
+
+
+def column_options(function: F) -> F:
+    """`--text-column` and `--label-column`."""
+    function = click.option("--label-column", metavar="C", help="Column with the label; guessed when not given.")(
+        function
+    )
+    return click.option(
+        "--text-column",
+        "text_columns",
+        metavar="C",
+        multiple=True,
+        help="Column with the text; repeat to join several.",
+    )(function)
+
+
+def settings_options(function: F) -> F:
+    """`--config` and `--set`."""
+    function = click.option(
+        "--set",
+        "assignments",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="One setting: training.max_steps=100. Repeatable.",
+    )(function)
+    return click.option(
+        "--config", "files", metavar="FILE", multiple=True, help="YAML file with settings (`llmcls config init`)."
+    )(function)
+
+
+def gather_settings(files: Sequence[str], assignments: Sequence[str], **options: Any) -> Settings:
+    """Settings from files, then `--set`, then options; an option's name is the setting's with `__` for the dot."""
+    given = [
+        f"{name.replace('__', '.')}={json.dumps(list(value) if isinstance(value, tuple) else value)}"
+        for name, value in options.items()
+        if value not in (None, ())
+    ]
+    return load_settings(files, [*assignments, *given])
+
+
+def start(quiet: bool, as_json: bool = False) -> Reporter:
+    """Silence the libraries' own bars and notices, and make the reporter."""
+    for name in ("bitsandbytes", "torch", "datasets", "accelerate", "peft", "trl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from datasets.utils import disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
+    return Reporter(quiet or as_json)
+
+
+def show(*renderables: RenderableType) -> None:
+    """Print results on standard output; wide when it is no terminal, so that nothing is cut."""
+    from rich.console import Console
+
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=100)
+    for renderable in renderables:
+        console.print(renderable)
+
+
+def show_json(result: object) -> None:
+    """Print a result as JSON on standard output."""
+    click.echo(json.dumps(result, ensure_ascii=False, indent=2, default=str))
+
+
+def table(title: str, *columns: str) -> Any:
+    """A plain rich table."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made

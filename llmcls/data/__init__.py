@@ -1,0 +1,1 @@
+"""From a data specification to examples: the reader contract, columns, labels and splits."""

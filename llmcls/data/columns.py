@@ -1,0 +1,120 @@
+"""Which columns hold the text and the label: as named by the user, or the one clear guess.
+
+columns = choose_columns(["title", "abstract", "label_name"], text=["title", "abstract"])
+columns.text, columns.label        # ("title", "abstract"), "label_name"
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmcls.errors import LlmclsError, several, unknown
+
+TEXT_NAMES = ("text", "texts", "sentence", "content", "review", "message", "tweet", "comment", "utterance",
+              "query", "document", "body", "post")  # fmt: skip
+LABEL_NAMES = ("label", "labels", "label_name", "category", "class", "target", "intent", "sentiment")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The chosen columns.
+
+    Attributes:
+        text: the text column or columns; several are joined in this order.
+        label: the label column, or None where labels are not read.
+    """
+
+    text: tuple[str, ...]
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        problems = [f"text column '{name}' is named twice" for name, count in Counter(self.text).items() if count > 1]
+        if not self.text:
+            problems.append("there is no text column")
+        if self.label in self.text:
+            problems.append(f"'{self.label}' is named both as text and as label column")
+        if problems:
+            raise LlmclsError(several(problems, "The columns cannot be used"))
+
+
+def check_header(columns: Sequence[str], where: str) -> None:
+    """Refuse a header in which a column has no name or two have the same.
+
+    Raises:
+        LlmclsError: naming all of them.
+    """
+    problems = [
+        f"column {position} of {len(columns)} has no name; name it or remove it (pandas: to_csv(index=False))"
+        for position, name in enumerate(columns, 1)
+        if not name.strip()
+    ]
+    problems += [
+        f"column '{name}' occurs {count} times; rename or remove all but one"
+        for name, count in Counter(columns).items()
+        if count > 1 and name.strip()
+    ]
+    if problems:
+        raise LlmclsError(several(problems, f"The columns of {where} cannot be used"))
+
+
+def choose_columns(
+    columns: Sequence[str],
+    *,
+    text: Sequence[str] = (),
+    label: str | None = None,
+    require_label: bool = True,
+    where: str = "the data",
+) -> Columns:
+    """Take the named columns, and guess those that are not named.
+
+    Args:
+        columns: all columns there are.
+        text: the text columns' names; empty to guess.
+        label: the label column's name; None to guess.
+        require_label: False for prediction: a label column is then taken only if it is named and there.
+        where: what to call the source in messages.
+
+    Raises:
+        LlmclsError: for names that do not exist (all at once), and where no guess is clear.
+    """
+    wrong = [unknown("column", name, columns) for name in dict.fromkeys(text) if name not in columns]
+    if require_label and label is not None and label not in columns:
+        wrong.append(unknown("column", label, columns))
+    if wrong:
+        hint = separator_hint(columns)
+        raise LlmclsError(several(wrong, f"In {where}") + (f" {hint}" if hint else ""))
+    if not require_label and label not in columns:
+        label = None
+    if require_label and label is None:
+        label = _guess(columns, "label", [name for name in columns if name not in text], LABEL_NAMES, where)
+    if not text:
+        candidates = [name for name in columns if name != label]
+        text = candidates if len(candidates) == 1 else [_guess(columns, "text", candidates, TEXT_NAMES, where)]
+    return Columns(tuple(text), label)
+
+
+def separator_hint(columns: Sequence[str]) -> str:
+    """Say it when a header was read as one column because it is separated by something else."""
+    if len(columns) == 1:
+        for mark, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas"), ("|", "vertical bars")):
+            if mark in columns[0]:
+                return (
+                    f"The header {columns[0]!r} looks separated by {name}: "
+                    "save the file with commas (.csv) or tabs (.tsv)."
+                )
+    return ""
+
+
+def _guess(columns: Sequence[str], role: str, candidates: Sequence[str], names: Sequence[str], where: str) -> str:
+    matches = [name for name in candidates if name.strip().lower() in names]
+    if len(matches) == 1:
+        return matches[0]
+    several_match = (
+        f"{' and '.join(repr(name) for name in matches)} could each be it" if matches else "none is named so"
+    )
+    option = f"--{role}-column NAME"
+    message = f"Cannot tell which column of {where} holds the {role}: {several_match}; name it with {option}."
+    hint = separator_hint(columns)
+    raise LlmclsError(f"{message} Columns: {', '.join(columns)}." + (f" {hint}" if hint else ""))

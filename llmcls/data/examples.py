@@ -1,0 +1,177 @@
+"""From raw rows to examples: texts joined, labels named, and every problem of the data reported at once.
+
+    examples, problems = make_examples(table, Columns(("title", "abstract"), "label_name"), require_labels=True)
+
+One rule for all readers; a row is either an `Example` or one sentence that starts with its source.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cache
+from numbers import Integral, Real
+from typing import Any
+
+from llmcls.data.columns import Columns
+from llmcls.data.reader import Row, Table
+from llmcls.records import Example
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def make_examples(
+    table: Table, columns: Columns, *, require_labels: bool, known_labels: Collection[str] | None = None
+) -> tuple[list[Example], list[str]]:
+    """All examples of a table, and all problems, each `source: sentence`.
+
+    Args:
+        table: the rows.
+        columns: which columns hold text and label.
+        require_labels: whether a row without label, or without any text, is a problem; False for prediction.
+        known_labels: the labels that may occur; None while they are being learnt from this table.
+    """
+    examples: list[Example] = []
+    problems: list[str] = []
+    for made in iterate_examples(table, columns, require_labels=require_labels, known_labels=known_labels):
+        if isinstance(made, Example):
+            examples.append(made)
+        else:
+            problems.append(made)
+    return examples, problems
+
+
+def iterate_examples(
+    table: Table, columns: Columns, *, require_labels: bool, known_labels: Collection[str] | None = None
+) -> Iterator[Example | str]:
+    """As `make_examples`, one row at a time in the order of the table: an example, or the row's problem."""
+    make = example_maker(table, columns, require_labels=require_labels, known_labels=known_labels)
+    return map(make, table.rows)
+
+
+def example_maker(
+    table: Table, columns: Columns, *, require_labels: bool, known_labels: Collection[str] | None = None
+) -> Callable[[Row], Example | str]:
+    """The function that turns one row of this table into an example, or into its problem."""
+    others = [name for name in table.columns if name not in columns.text and name != columns.label]
+    class_names = class_names_of(table, columns)
+
+    @cache
+    def unknown_label(label: str) -> str:
+        close = difflib.get_close_matches(label, sorted(known_labels or ()), n=1, cutoff=0.6)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"label {label!r} is not one of the {len(known_labels or ())} known labels{hint}"
+
+    def make(row: Row) -> Example | str:
+        if row.problem is not None:
+            return f"{row.source}: {row.problem}"
+        try:
+            text = join_texts([as_text(row.values.get(name), name) for name in columns.text])
+            label = None if columns.label is None else name_label(row.values.get(columns.label), class_names)
+            fields = {name: as_field(row.values.get(name)) for name in others}
+        except ValueError as error:
+            return f"{row.source}: {error}"
+        if require_labels:
+            wrong = [] if text.strip() else ["the row has no text"]
+            if label is None:
+                wrong.append("the label is missing")
+            elif known_labels is not None and label not in known_labels:
+                wrong.append(unknown_label(label))
+            if wrong:
+                return f"{row.source}: {' and '.join(wrong)}"
+        return Example(text, label, fields, row.source)
+
+    return make
+
+
+def class_names_of(table: Table, columns: Columns) -> tuple[str, ...]:
+    """The class names of the label column in their order; empty where the source knows none."""
+    return tuple(name.strip() for name in table.class_names.get(columns.label or "", ()))
+
+
+def join_texts(texts: Sequence[str]) -> str:
+    """One column's text verbatim; of several, those that are not blank, stripped, joined by ". " and closed by "."."""
+    if len(texts) == 1:
+        return texts[0]
+    joined = ". ".join(stripped for text in texts if (stripped := text.strip()))
+    return joined if not joined or joined.endswith(".") else f"{joined}."
+
+
+def as_text(value: object, column: str) -> str:
+    """A text column's value as text; a missing one (None, NaN) is empty.
+
+    Raises:
+        ValueError: for lists, mappings and bytes, and for text that is no valid Unicode.
+    """
+    if isinstance(value, str):
+        text = value
+    elif is_missing(value):
+        return ""
+    elif isinstance(value, list | tuple | dict | set | bytes | bytearray):
+        raise ValueError(f"column '{column}' holds {_kind(value)}, not text")
+    else:
+        text = str(value)
+    if not text.isascii() and (found := _SURROGATE.search(text)):
+        raise ValueError(f"column '{column}' holds half a character (U+{ord(found[0]):04X}), which is no valid Unicode")
+    return text
+
+
+def as_field(value: object) -> str:
+    """Any other column's value as text; a missing one is empty, half characters become U+FFFD."""
+    text = "" if is_missing(value) else str(value)
+    return text if text.isascii() else _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def name_label(value: object, class_names: Sequence[str] = ()) -> str | None:
+    """The name of a label, or None when it is missing.
+
+    Text is stripped. With `class_names`, an integer (or integral number, or text of one) becomes
+    `class_names[value]`, and -1, the mark of unlabelled rows in `datasets`, is missing. Without them, numbers and
+    booleans become their text.
+
+    Raises:
+        ValueError: when the value cannot be a label, or the class names have no such index.
+    """
+    if is_missing(value):
+        return None
+    if isinstance(value, list | tuple | dict | set | bytes | bytearray):
+        raise ValueError(f"the label is {_kind(value)}; a row has one label, a name or a number")
+    number: int | None = None
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        number = int(value)
+    elif isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer():
+        number = int(float(value))
+    name = str(number) if number is not None else str(value).strip()
+    if not class_names or number is None:
+        if not name:
+            return None
+        if _SURROGATE.search(name):
+            raise ValueError(f"label {name!r} holds half a character, which is no valid Unicode")
+        if not class_names or name in class_names:
+            return name
+        if not _INTEGER.fullmatch(name):
+            raise ValueError(f"label {name!r} is not one of the {len(class_names)} class names")
+        number = int(name)
+    if number == -1:
+        return None
+    if not 0 <= number < len(class_names):
+        raise ValueError(
+            f"label {number} is no class index; the {len(class_names)} class names have 0 to {len(class_names) - 1}"
+        )
+    return class_names[number]
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value stands for nothing: None, NaN, pandas' NA and NaT."""
+    # pandas' marks are told by the names of their types: importing pandas costs half a second.
+    return (
+        value is None or (isinstance(value, Real) and value != value) or type(value).__name__ in {"NAType", "NaTType"}
+    )
+
+
+def _kind(value: Any) -> str:
+    return {"dict": "a mapping", "bytes": "bytes", "bytearray": "bytes"}.get(
+        type(value).__name__, f"a {type(value).__name__}"
+    )

@@ -1,0 +1,71 @@
+"""The dataset-reader contract: a specification such as `tickets.csv` or `hub:ag_news` becomes tables of rows.
+
+    for split, table in reader.read("tickets/").items():
+        for row in table.rows: ...
+
+A reader only delivers rows; which columns hold text and label, and what is wrong with a row, is decided in one
+place for all readers: `llmcls.data.examples`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One raw row: values by column as the source has them, and where it stands (`train.csv:17`).
+
+    `problem` is set instead of usable values when the row could not be read (undecodable bytes, a quote that is
+    never closed, broken JSON); it is one sentence.
+    """
+
+    values: Mapping[str, Any]
+    source: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of one split.
+
+    Attributes:
+        columns: column names in order.
+        rows: the rows; may be a one-pass iterator, so that files of any size can be predicted.
+        class_names: for columns that hold integer classes, their names: `{"label": ("World", "Sports")}`.
+    """
+
+    columns: Sequence[str]
+    rows: Iterable[Row]
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+class DatasetReader(ABC):
+    """Reads one kind of data specification.
+
+    Attributes:
+        name: what `llmcls readers` lists and messages say.
+        description: one line: what it reads, with an example specification.
+    """
+
+    name: str
+    description: str
+
+    @abstractmethod
+    def reads(self, spec: str) -> bool:
+        """Whether this reader is meant for the specification; must be cheap and raise nothing."""
+
+    @abstractmethod
+    def read(self, spec: str) -> Mapping[str, Table]:
+        """Open the specification: one table per split it has.
+
+        A source without splits is returned as `{"train": table}`.
+
+        Raises:
+            LlmclsError: when the source is missing, empty or unreadable as a whole.
+        """

@@ -1,0 +1,74 @@
+"""Opens whatever the user calls data: the reader that is meant for a specification, or a Python object.
+
+tables = open_tables("tickets/")        # {"train": Table, "test": Table}
+open_tables(pandas_frame), open_tables({"train": "a.csv", "test": "b.csv"})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike, fspath
+from pathlib import Path
+
+from llmcls.data.objects import table_from_object, tables_from_object
+from llmcls.data.paths import looks_like_path, no_such_path, path_exists
+from llmcls.data.reader import DatasetReader, Table
+from llmcls.data.split_names import standard_splits
+from llmcls.errors import LlmclsError
+from llmcls.plugin.catalog import dataset_readers
+
+
+def open_tables(data: object, catalog: Mapping[str, DatasetReader] | None = None) -> dict[str, Table]:
+    """One table per split, under the standard split names; a source without splits is the train split.
+
+    Args:
+        data: a specification for a reader, a path, or an object that `tables_from_object` takes; the values of
+            a dict of splits may be specifications, too.
+        catalog: the dataset readers by name; all that plugins registered when None.
+
+    Raises:
+        LlmclsError: when no reader is meant for it, or the source cannot be read.
+    """
+    if isinstance(data, str | PathLike):
+        return _open_spec(str(fspath(data)), catalog)
+    if isinstance(data, Mapping) and any(isinstance(part, str | PathLike) for part in data.values()):
+        tables = {}
+        for name, part in standard_splits(data, "The dict").items():
+            tables[name] = (
+                _open_single(part, catalog) if isinstance(part, str | PathLike) else table_from_object(part, name)
+            )
+        return tables
+    return tables_from_object(data)
+
+
+def choose_reader(spec: str, catalog: Mapping[str, DatasetReader] | None = None) -> DatasetReader:
+    """The first reader that is meant for the specification.
+
+    Raises:
+        LlmclsError: when there is none, with what the readers can read, or because there is no such file.
+    """
+    readers = dataset_readers() if catalog is None else catalog
+    for reader in readers.values():
+        if reader.reads(spec):
+            return reader
+    if looks_like_path(spec) and not path_exists(spec):
+        raise LlmclsError(no_such_path(spec))
+    known = "\n".join(f"  - {reader.name}: {reader.description}" for reader in readers.values())
+    missing = "" if path_exists(spec) else f" There is no file or folder '{spec}' either."
+    raise LlmclsError(f"No dataset reader is meant for '{spec}'.{missing} What can be read:\n{known or '  - nothing'}")
+
+
+def describe(data: object) -> str:
+    """What to call data in messages."""
+    return f"'{fspath(data)}'" if isinstance(data, str | PathLike) else f"the {type(data).__name__}"
+
+
+def _open_spec(spec: str, catalog: Mapping[str, DatasetReader] | None) -> dict[str, Table]:
+    return standard_splits(choose_reader(spec, catalog).read(spec), f"'{spec}'")
+
+
+def _open_single(part: str | PathLike[str], catalog: Mapping[str, DatasetReader] | None) -> Table:
+    tables = _open_spec(str(fspath(part)), catalog)
+    if len(tables) != 1:
+        raise LlmclsError(f"'{Path(part)}' holds the splits {', '.join(tables)}; give the file of one split.")
+    return next(iter(tables.values()))

@@ -1,0 +1,250 @@
+"""Loads a data set for training: examples per split, the label set, and notes on everything that was decided.
+
+data = load_data("tickets/", text_columns=["subject", "body"], seed=42)
+data.train, data.validation, data.test, data.labels.names
+print("\\n".join(data.notes))        # no validation split: 10 % of train (120 rows), stratified, seed 42
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from llmcls.data.columns import Columns, choose_columns
+from llmcls.data.cut import cap_per_class, cut_stratified
+from llmcls.data.examples import class_names_of, make_examples
+from llmcls.data.reader import SPLITS, DatasetReader, Table
+from llmcls.data.sources import describe, open_tables
+from llmcls.errors import LlmclsError, LlmclsWarning, several, unknown
+from llmcls.labels import LabelSet
+from llmcls.records import Example
+
+
+@dataclass(frozen=True, slots=True)
+class DataSplits:
+    """A data set, checked: every example has a text and a label of the label set.
+
+    Attributes:
+        train: the training examples, never empty.
+        validation: may be empty.
+        test: may be empty; evaluation then falls on validation.
+        labels: in the order given, else that of the source's class names, else sorted by name.
+        columns: the columns that were used.
+        notes: what was decided and what is worth knowing, one sentence each.
+        fingerprints: per split, the SHA-256 over its texts and labels in order.
+    """
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    labels: LabelSet
+    columns: Columns
+    notes: tuple[str, ...] = ()
+    fingerprints: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        prints = {split: fingerprint(self[split]) for split in SPLITS}
+        object.__setattr__(self, "fingerprints", prints)
+
+    def __getitem__(self, split: str) -> tuple[Example, ...]:
+        if split not in SPLITS:
+            raise LlmclsError(unknown("split", split, SPLITS))
+        examples: tuple[Example, ...] = getattr(self, split)
+        return examples
+
+    @property
+    def fingerprint(self) -> str:
+        """One SHA-256 for the whole data set: texts and labels of each split, in order."""
+        return hashlib.sha256(json.dumps(dict(self.fingerprints), sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """The SHA-256 over texts and labels in order; sources and other columns do not count."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps([example.text, example.label]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def load_data(
+    data: object,
+    *,
+    text_columns: Sequence[str] = (),
+    label_column: str | None = None,
+    labels: LabelSet | Sequence[str] | None = None,
+    validation_size: float = 0.1,
+    test_size: float = 0.0,
+    seed: int = 42,
+    max_per_class: Mapping[str, int] | None = None,
+    catalog: Mapping[str, DatasetReader] | None = None,
+) -> DataSplits:
+    """Read all splits, check every row, and cut what is missing.
+
+    Args:
+        data: a specification, a path, or a Python object; see `llmcls.data.sources.open_tables`.
+        text_columns: the columns that hold the text, joined in this order; empty to guess one.
+        label_column: the column that holds the label; None to guess.
+        labels: the label set; None to take it from the data.
+        validation_size: the share of train that becomes validation where there is no such split; 0 for none.
+        test_size: the same for test, cut first; with 0 evaluation falls on validation.
+        seed: decides every cut and every cap.
+        max_per_class: per split, keep at most so many examples of each label, after the cuts.
+        catalog: the dataset readers by name; all that plugins registered when None.
+
+    Raises:
+        LlmclsError: for wrong columns, empty splits, and bad rows: all of them at once, with file and line.
+
+    Warns:
+        LlmclsWarning: when texts of train come again in another split, one text has two labels, or a split
+            is left out because it has no labels.
+    """
+    _check_choices(validation_size, test_size, max_per_class)
+    where = describe(data)
+    tables = open_tables(data, catalog)
+    if "train" not in tables:
+        raise LlmclsError(f"{where} has no train split; it has: {', '.join(tables)}.")
+    columns = choose_columns(tables["train"].columns, text=text_columns, label=label_column, where=where)
+    notes = _guess_notes(columns, text_columns, label_column)
+    if ignored := [name for name in tables if name not in SPLITS]:
+        notes.append(f"splits that are not used: {', '.join(ignored)}")
+    given = labels if isinstance(labels, LabelSet) or labels is None else LabelSet.from_names(labels)
+    splits, label_set = _read_splits(tables, columns, given, where, notes)
+    notes += _cut_missing(splits, validation_size, test_size, seed)
+    for split, limit in (max_per_class or {}).items():
+        before = len(splits[split])
+        splits[split] = cap_per_class(splits[split], limit, seed)
+        notes.append(f"{split}: at most {limit} rows per label, {before} -> {len(splits[split])} rows, seed {seed}")
+    notes += _label_notes(splits, label_set)
+    notes += _repetition_notes(splits)
+    return DataSplits(
+        tuple(splits["train"]), tuple(splits["validation"]), tuple(splits["test"]), label_set, columns, tuple(notes)
+    )
+
+
+def _check_choices(validation_size: float, test_size: float, max_per_class: Mapping[str, int] | None) -> None:
+    problems = [
+        f"{name} is {size}, but it is a share: 0 or more, below 1"
+        for name, size in (("validation_size", validation_size), ("test_size", test_size))
+        if not 0 <= size < 1
+    ]
+    if 0 <= validation_size < 1 and 0 <= test_size < 1 and validation_size + test_size >= 1:
+        problems.append(f"validation_size {validation_size} and test_size {test_size} leave nothing to train on")
+    for split, limit in (max_per_class or {}).items():
+        if split not in SPLITS:
+            problems.append(unknown("split in max_per_class", split, SPLITS))
+        if limit < 1:
+            problems.append(f"max_per_class of {split} is {limit}, but it is at least 1")
+    if problems:
+        raise LlmclsError(several(problems, "The data settings cannot be used"))
+
+
+def _guess_notes(columns: Columns, text_columns: Sequence[str], label_column: str | None) -> list[str]:
+    notes = []
+    if not text_columns:
+        notes.append(f"text column: '{columns.text[0]}' (not named, taken by its name or as the only one)")
+    if label_column is None:
+        notes.append(f"label column: '{columns.label}' (not named, taken by its name)")
+    return notes
+
+
+def _read_splits(
+    tables: Mapping[str, Table], columns: Columns, given: LabelSet | None, where: str, notes: list[str]
+) -> tuple[dict[str, list[Example]], LabelSet]:
+    """Make the examples of all splits, and the label set; train first, since its labels bind the others."""
+    splits: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    problems: list[str] = []
+    known: Sequence[str] | None = given.names if given is not None else None
+    for split in SPLITS:
+        if split not in tables:
+            continue
+        table = tables[split]
+        missing = [name for name in columns.text if name not in table.columns]
+        if missing:
+            problems += [f"{split}: {unknown('column', name, table.columns)}" for name in missing]
+            continue
+        unlabelled = split != "train" and columns.label not in table.columns
+        found: list[str] = []
+        if not unlabelled:
+            splits[split], found = make_examples(table, columns, require_labels=True, known_labels=known)
+            unlabelled = split != "train" and not splits[split] and _all_unlabelled(found)
+        if unlabelled:
+            message = f"{split}: no row has a label, so this split is left out"
+            notes.append(message)
+            warnings.warn(f"{where}, {message}; it can only be predicted.", LlmclsWarning, stacklevel=3)
+            continue
+        if not splits[split] and not found:
+            problems.append(f"{split}: there are no rows, only column names")
+        problems += found
+        if split == "train" and given is None:
+            known = class_names_of(table, columns) or sorted({str(example.label) for example in splits[split]}) or None
+    if problems:
+        raise LlmclsError(several(problems, f"{where} cannot be used"))
+    if given is not None:
+        return splits, given
+    try:
+        return splits, LabelSet.from_names(known or ())
+    except LlmclsError as error:
+        raise LlmclsError(f"In {where}, column '{columns.label}': {error}") from error
+
+
+def _all_unlabelled(problems: Sequence[str]) -> bool:
+    return bool(problems) and all(problem.endswith("the label is missing") for problem in problems)
+
+
+def _cut_missing(splits: dict[str, list[Example]], validation_size: float, test_size: float, seed: int) -> list[str]:
+    """Cut test and validation from train where they are missing; returns the notes."""
+    notes = []
+    rows = len(splits["train"])
+    for split, size in (("test", test_size), ("validation", validation_size)):
+        if splits[split] or not size:
+            continue
+        # Both shares are of the whole train split, though test has already been cut from it.
+        train, cut = cut_stratified(splits["train"], size * rows / len(splits["train"]), seed)
+        splits["train"], splits[split] = train, cut
+        if cut:
+            share = f"{len(cut) / rows:.1%}".replace(".0%", "%").replace("%", " %")
+            notes.append(f"no {split} split: {share} of train ({len(cut)} rows), stratified, seed {seed}")
+        else:
+            notes.append(f"no {split} split, and train is too small to cut one from it")
+    if not splits["validation"] and not validation_size:
+        notes.append("no validation split, and validation_size is 0: nothing tells when to stop")
+    if not splits["test"]:
+        falls = "evaluation falls on validation" if splits["validation"] else "there is nothing to evaluate on"
+        notes.append(f"no test split: {falls}")
+    return notes
+
+
+def _label_notes(splits: Mapping[str, Sequence[Example]], labels: LabelSet) -> list[str]:
+    seen = {example.label for example in splits["train"]}
+    if never := [name for name in labels.names if name not in seen]:
+        shown = ", ".join(never[:10]) + (f" and {len(never) - 10} more" if len(never) > 10 else "")
+        return [f"labels without a training row: {shown}"]
+    return []
+
+
+def _repetition_notes(splits: Mapping[str, Sequence[Example]]) -> list[str]:
+    """Note, and warn of, texts that come again where they make the figures dishonest or the lesson unclear."""
+    notes = []
+    label_of: dict[str, str | None] = {}
+    ambiguous = set()
+    for example in splits["train"]:
+        if label_of.setdefault(example.text, example.label) != example.label:
+            ambiguous.add(example.text)
+    if ambiguous:
+        counts = Counter(example.text in ambiguous for example in splits["train"])
+        notes.append(
+            f"train: texts with more than one label: {len(ambiguous)} ({counts[True]} rows); settle on one label each"
+        )
+    for split in ("validation", "test"):
+        if repeated := sum(example.text in label_of for example in splits[split]):
+            notes.append(
+                f"{split}: {repeated} of {len(splits[split])} texts are in train, too, which makes its figures "
+                "look better than they are; remove them on one side"
+            )
+    for note in notes:
+        warnings.warn(note, LlmclsWarning, stacklevel=3)
+    return notes

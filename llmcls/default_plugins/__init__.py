@@ -1,0 +1,1 @@
+"""The built-in adapters, templates and readers, registered through the same hooks as a stranger's package."""

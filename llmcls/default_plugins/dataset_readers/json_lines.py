@@ -1,0 +1,71 @@
+"""Reads .jsonl and .ndjson, a line at a time: one JSON object a line, UTF-8."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from llmcls.data.columns import check_header
+from llmcls.data.reader import Row, Table
+from llmcls.default_plugins.dataset_readers.files import FileReader, opened, refuse_wide_encoding
+from llmcls.errors import LlmclsError
+
+# Objects may leave keys out, and the columns must be known before the first row is handed over.
+ROWS_FOR_COLUMNS = 1000
+
+
+class JsonLinesReader(FileReader):
+    """Reads JSON lines."""
+
+    name = "jsonl"
+    description = "one JSON object a line, UTF-8: tickets.jsonl, tickets.ndjson, tickets.jsonl.gz"
+    suffixes = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
+
+    def table(self, path: Path) -> Table:
+        """The file's table; its columns are the keys of the first 1,000 objects."""
+        with opened(path) as file:
+            refuse_wide_encoding(file.read(4), path)
+        rows = JsonRows(path)
+        head = list(islice(rows, ROWS_FOR_COLUMNS))
+        if not head:
+            raise LlmclsError(f"'{path}' is empty; it needs one JSON object a line.")
+        columns = list(dict.fromkeys(key for row in head for key in row.values))
+        if not columns:
+            raise LlmclsError(
+                f"None of the first {len(head)} lines of '{path}' can be used; {head[0].source}: {head[0].problem}."
+            )
+        check_header(columns, f"'{path}'")
+        return Table(columns, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class JsonRows:
+    """The rows of a JSON-lines file in constant memory; can be walked more than once."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[Row]:
+        with opened(self.path) as file:
+            for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if line.strip():
+                    yield _read_line(line, f"{self.path.name}:{number}")
+
+
+def _read_line(line: bytes, source: str) -> Row:
+    try:
+        values = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return Row({}, source, f"the byte 0x{line[error.start]:02X} is not UTF-8; save the file as UTF-8")
+    except json.JSONDecodeError as error:
+        return Row({}, source, f"the line is no JSON: {error.msg} (column {error.colno})")
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        return Row({}, source, f"the line is no usable JSON: {error}")
+    if not isinstance(values, dict):
+        kind = {"list": "list", "str": "string", "NoneType": "null"}.get(type(values).__name__, "number or truth value")
+        return Row({}, source, f'the line holds a JSON {kind}; each line needs an object like {{"text": ...}}')
+    return Row(values, source)

@@ -1,0 +1,13 @@
+"""The built-in prompt templates: every `.j2` file of the shipped `templates/` folder."""
+
+from __future__ import annotations
+
+from llmcls.plugin.hookspecs import hookimpl
+from llmcls.prompt.template import PromptTemplate
+from llmcls.resources import shipped
+
+
+@hookimpl
+def register_prompt_templates() -> list[PromptTemplate]:
+    """`instruction`, `chat` and `few_shot`."""
+    return [PromptTemplate.from_file(path) for path in sorted(shipped("templates").glob("*.j2"))]

@@ -1,0 +1,37 @@
+"""The engine: prompts as one token tree, answers as a label trie, exact label probabilities and their training loss.
+
+    scorer = make_scorer(model, answers, method="exact", pad_token_id=0)
+    scores = scorer.score(prompts)
+
+It knows tokens only: no prompts' text, no templates, no settings.
+"""
+
+from llmcls.engine.decoder import supports_packing
+from llmcls.engine.objectives import Objective, packed_batch, packed_loss, padded_batch, padded_loss
+from llmcls.engine.packed import PackedScorer
+from llmcls.engine.processor import LabelConstraintLogitsProcessor
+from llmcls.engine.reference import generate_labels, reference_scores
+from llmcls.engine.scorer import Method, Scorer, make_scorer
+from llmcls.engine.scores import LabelScores
+from llmcls.engine.search import SearchScorer
+from llmcls.engine.trie import LabelTrie, TrieStatistics
+
+__all__ = [
+    "LabelConstraintLogitsProcessor",
+    "LabelScores",
+    "LabelTrie",
+    "Method",
+    "Objective",
+    "PackedScorer",
+    "Scorer",
+    "SearchScorer",
+    "TrieStatistics",
+    "generate_labels",
+    "make_scorer",
+    "packed_batch",
+    "packed_loss",
+    "padded_batch",
+    "padded_loss",
+    "reference_scores",
+    "supports_packing",
+]

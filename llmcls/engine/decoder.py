@@ -1,0 +1,164 @@
+"""What the engine needs of a causal language model: its bare decoder, its output head, and a promise about masks.
+
+    reason = supports_packing(model)          # None, or why the packed layout cannot be used
+    with torch.no_grad(), evaluating(model):
+        hidden = Decoder(model).hidden(chunk.tokens, chunk.positions, mask, cache)
+
+`model` is a Hugging Face causal LM, possibly 4-bit, possibly wrapped by PEFT (LoRA layers live inside the decoder, so
+the wrapper is not needed to run them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from llmcls.engine.trie import Ints
+
+VERIFIED = frozenset(
+    {
+        *("arcee", "cohere", "ernie4_5", "gemma", "glm", "glm4", "gpt2", "gpt_neox", "granite", "granitemoe", "helium"),
+        *("llama", "mistral", "mixtral", "nemotron", "olmo", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen2_moe"),
+        *("qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2"),
+    }
+)
+"""Model types whose packed scores a test compares with plain forwards."""
+
+LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
+"""Rope types whose angles change with the longest position in the batch: a row's scores would depend on its
+neighbours. They are exact only one row at a time."""
+
+
+def bare(model: Any) -> Any:
+    """The Hugging Face causal LM inside a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def vocabulary_size(model: Any) -> int:
+    """Number of tokens the model can say."""
+    size: int = bare(model).config.get_text_config(decoder=True).vocab_size
+    return size
+
+
+def supports_packing(model: Any) -> str | None:
+    """Why `model` cannot take the packed layout's 4-D attention mask, or None when it can."""
+    if isinstance(model, PeftModel) and any(config.is_prompt_learning for config in model.peft_config.values()):
+        return "its PEFT adapter adds virtual prompt tokens"
+    base = bare(model)
+    if base.config.is_encoder_decoder:
+        return "it is an encoder-decoder model"
+    config = base.config.get_text_config(decoder=True)
+    if config.model_type not in VERIFIED:
+        return f"model type {config.model_type!r} has not been verified with the packed mask"
+    if config._attn_implementation != "sdpa":
+        return f"it was loaded with attention {config._attn_implementation!r}; load it with attn_implementation='sdpa'"
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if getattr(config, "sliding_window", None) is not None and (not kinds or "sliding_attention" in kinds):
+        return f"it uses sliding-window attention (window {config.sliding_window})"
+    if kinds - {"full_attention"}:
+        return f"it has layers of type {', '.join(sorted(kinds - {'full_attention'}))}"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in LENGTH_DEPENDENT_ROPE:
+        return f"its rope scaling {rope['rope_type']!r} depends on the longest sequence in the batch"
+    return None
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode for the block; every module's own mode is restored after it.
+
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks 4-bit weights in place at the first forward in evaluation mode.
+    The repacked layers round to bfloat16, refuse widths that are no multiple of 32, and pass no gradient when training
+    goes on afterwards, so the block does without (`Linear4bit.support_avx512bf16_for_cpu`).
+    """
+    modules = list(model.modules())
+    training = [module for module in modules if module.training]
+    repacking = [module for module in modules if getattr(module, "support_avx512bf16_for_cpu", False)]
+    model.eval()
+    for module in repacking:
+        module.support_avx512bf16_for_cpu = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for module in repacking:
+            module.support_avx512bf16_for_cpu = True
+
+
+def fingerprint(model: Any) -> int:
+    """A number that changes with the weights (in-place updates, replaced tensors) and with the active adapters.
+
+    Writing through `parameter.data` leaves no trace that PyTorch could tell; call `PrefixStore.forget` after it.
+    """
+    weights = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
+    adapters = tuple(
+        (tuple(module.active_adapters), module.disable_adapters, tuple(module.merged_adapters))
+        for module in model.modules()
+        if isinstance(module, BaseTunerLayer)
+    )
+    return hash((weights, adapters))
+
+
+class Decoder:
+    """The bare decoder and the output head of a causal LM that `supports_packing`."""
+
+    def __init__(self, model: Any) -> None:
+        base = bare(model)
+        self._body = base.get_decoder()
+        self._head = base.get_output_embeddings()
+        config = base.config.get_text_config(decoder=True)
+        # Granite divides and Cohere multiplies the logits by a constant; no other verified model touches them.
+        self._scale = 1.0 / getattr(config, "logits_scaling", 1.0) * getattr(config, "logit_scale", 1.0)
+        self.vocabulary = vocabulary_size(model)
+        self.device: torch.device = base.device
+
+    def hidden(self, tokens: Ints, positions: Ints, mask: torch.Tensor | None, cache: Any) -> torch.Tensor:
+        """Final hidden states (tokens, hidden); the cache grows by the tokens. No mask means causal."""
+        output = self._body(
+            input_ids=torch.from_numpy(tokens)[None].to(self.device),
+            position_ids=torch.from_numpy(positions)[None].to(self.device),
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        hidden: torch.Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Float32 logits over the full vocabulary, (n, hidden) -> (n, vocabulary)."""
+        logits: torch.Tensor = self._head(hidden).float()
+        return logits * self._scale
+
+    def head_rows(self, tokens: Ints) -> HeadRows:
+        """The output head cut down to some tokens."""
+        return HeadRows(self, torch.from_numpy(tokens))
+
+
+class HeadRows:
+    """Logits of a few tokens only: (n, hidden) -> (n, tokens), float32.
+
+    A plain linear head is cut to the rows that are needed; one that is quantised, adapted or moved about by hooks runs
+    whole, a few positions at a time.
+    """
+
+    def __init__(self, decoder: Decoder, tokens: torch.Tensor) -> None:
+        self._decoder = decoder
+        head = decoder._head
+        self._tokens = tokens.to(head.weight.device)
+        self._weight: torch.Tensor | None = None
+        if type(head) is torch.nn.Linear and not hasattr(head, "_hf_hook") and head.weight.device.type != "meta":
+            self._weight = head.weight.detach()[self._tokens].float().mul_(decoder._scale)
+            self._bias = None if head.bias is None else head.bias.detach()[self._tokens].float() * decoder._scale
+        self.width = len(tokens) if self._weight is not None else decoder.vocabulary
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of the chosen tokens."""
+        if self._weight is None:
+            return self._decoder.logits(hidden)[:, self._tokens]
+        return torch.nn.functional.linear(hidden.float(), self._weight, self._bias)

@@ -1,0 +1,161 @@
+"""The slow obvious path: one plain forward per row and label, and `generate()` with the logits processor.
+
+    reference_scores(model, prompts, answers)                              # LabelScores
+    generate_labels(model, prompts, answers, pad_token_id=0)               # (rows,) label indices
+
+No cache, no packing, no tree. The fast paths are tested against it, and models whose attention cannot take the packed
+mask are served by it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList
+
+from llmcls.engine.decoder import bare, evaluating
+from llmcls.engine.processor import LabelConstraintLogitsProcessor
+from llmcls.engine.scores import LabelScores
+from llmcls.engine.tree import check_prompts
+from llmcls.engine.trie import LabelTrie
+
+
+def reference_scores(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]] | LabelTrie,
+    *,
+    want_global: bool = True,
+    batch_size: int = 8,
+    progress: Callable[[int], None] | None = None,
+) -> LabelScores:
+    """Score every label of every prompt by a forward over prompt and answer, padded on the right.
+
+    Args:
+        model: any Hugging Face causal LM.
+        prompts: token ids, each prompt at least one token.
+        answers: tokenised answers, end token included.
+        want_global: also return `global_` and `label_mass`; free here.
+        batch_size: labels per forward; all belong to one prompt.
+        progress: called with the number of rows finished since its last call.
+    """
+    trie = answers if isinstance(answers, LabelTrie) else LabelTrie(answers)
+    rows = check_prompts(prompts)
+    local = torch.zeros(len(rows), len(trie))
+    global_ = torch.zeros(len(rows), len(trie))
+    fed = sum(len(answer) - 1 for answer in trie.answers)
+    # The tokens by which some label continues each answer, at each of its places.
+    valid = [
+        [trie.token[trie.children(int(trie.parent[node]))].tolist() for node in trie.path(leaf)]
+        for leaf in map(int, trie.leaf)
+    ]
+    with torch.no_grad(), evaluating(model):
+        for row, prompt in enumerate(rows):
+            for start in range(0, len(trie), batch_size):
+                labels = range(start, min(start + batch_size, len(trie)))
+                logits = _answer_logits(model, prompt, [trie.answers[label] for label in labels])
+                for label, label_logits in zip(labels, logits, strict=True):
+                    for at, token in enumerate(trie.answers[label]):
+                        step = label_logits[at].float()
+                        global_[row, label] += step.log_softmax(0)[token].cpu()
+                        choice = valid[label][at].index(token)
+                        local[row, label] += step[valid[label][at]].log_softmax(0)[choice].cpu()
+            if progress is not None:
+                progress(1)
+    return LabelScores.from_exact(local, global_ if want_global else None, fed)
+
+
+def generate_labels(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]] | LabelTrie,
+    *,
+    pad_token_id: int,
+    batch_size: int = 8,
+    progress: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """Greedy `model.generate()` under the label constraint.
+
+    Args:
+        model: any Hugging Face causal LM.
+        prompts: token ids, each prompt at least one token.
+        answers: tokenised answers, end token included.
+        pad_token_id: fills the left of shorter prompts and the right of shorter answers.
+        batch_size: prompts per call of `generate`.
+        progress: called with the number of rows finished since its last call.
+
+    Returns:
+        (rows,) int64 label indices.
+    """
+    trie = answers if isinstance(answers, LabelTrie) else LabelTrie(answers)
+    rows = check_prompts(prompts)
+    # `generate` may stop at an answer's last token only where that token never stands inside another answer.
+    ends = {answer[-1] for answer in trie.answers}
+    inside = {token for answer in trie.answers for token in answer[:-1]}
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=trie.longest,
+        pad_token_id=pad_token_id,
+        eos_token_id=None if ends & inside else sorted(ends),
+    )
+    found: list[int] = []
+    device = bare(model).device
+    with torch.no_grad(), evaluating(model), _only_config(model, config):
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            width = max(map(len, batch))
+            ids = torch.tensor([[pad_token_id] * (width - len(row)) + row for row in batch], device=device)
+            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=device)
+            processor = LabelConstraintLogitsProcessor(trie, width, pad_token_id)
+            output = model.generate(
+                input_ids=ids, attention_mask=mask, use_cache=True, logits_processor=LogitsProcessorList([processor])
+            )
+            found += [_label_of(trie, tokens) for tokens in output[:, width:].tolist()]
+            if progress is not None:
+                progress(len(batch))
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def _answer_logits(model: Any, prompt: list[int], answers: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    """(answers, tokens, vocabulary): the logits that predict each answer's tokens after `prompt`."""
+    longest = max(map(len, answers))
+    sequences = [prompt + list(answer[:-1]) for answer in answers]
+    width = len(prompt) + longest - 1
+    device = bare(model).device
+    inputs = {
+        "input_ids": torch.tensor([ids + [0] * (width - len(ids)) for ids in sequences], device=device),
+        "attention_mask": torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences], device=device),
+        "use_cache": False,
+    }
+    # With a 128k vocabulary the logits of a long prompt would fill gigabytes, and only the last ones are read.
+    if "logits_to_keep" in inspect.signature(bare(model).forward).parameters:
+        inputs["logits_to_keep"] = longest
+    logits: torch.Tensor = model(**inputs).logits
+    return logits[:, -longest:]
+
+
+def _label_of(trie: LabelTrie, generated: Sequence[int]) -> int:
+    node = 0
+    for token in generated:
+        node = trie.descend(node, token)
+        if trie.label[node] >= 0:
+            break
+    return int(trie.label[node])
+
+
+@contextmanager
+def _only_config(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Generate by `config` alone: a checkpoint's own file (penalties, suppressed tokens) would fill every gap in it."""
+    owners = {id(owner): owner for owner in (model, bare(model))}.values()
+    before = [(owner, owner.generation_config) for owner in owners]
+    for owner in owners:
+        owner.generation_config = config
+    try:
+        yield
+    finally:
+        for owner, saved in before:
+            owner.generation_config = saved

@@ -1,0 +1,153 @@
+"""One interface to every way of finding labels.
+
+scorer = make_scorer(model, answers, method="exact", pad_token_id=0)
+scores = scorer.score(prompts, progress=bar.advance)
+scores.predicted, scores.local
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+
+from llmcls.engine.decoder import supports_packing, vocabulary_size
+from llmcls.engine.packed import PackedScorer, check_vocabulary
+from llmcls.engine.reference import generate_labels, reference_scores
+from llmcls.engine.scores import LabelScores
+from llmcls.engine.search import SearchScorer
+from llmcls.engine.trie import LabelTrie
+from llmcls.errors import LlmclsError, LlmclsWarning, unknown
+
+Method = Literal["exact", "greedy", "best-first", "generate", "reference"]
+"""`exact`: every label's probability, packed. `best-first`: the certified best label, visiting few labels.
+`greedy`: the label that constrained `generate()` gives, packed. `generate`: that `generate()` itself.
+`reference`: as `exact`, by one plain forward per row and label."""
+
+SLOW_EQUIVALENT: dict[str, Method] = {"exact": "reference", "best-first": "reference", "greedy": "generate"}
+
+
+class Scorer(Protocol):
+    """Anything that scores tokenised prompts against one label set."""
+
+    def score(
+        self,
+        prompts: Sequence[Sequence[int]],
+        want_global: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> LabelScores:
+        """Row i of the result belongs to `prompts[i]`; `progress` gets the number of rows finished since its last
+        call.
+
+        Raises:
+            LlmclsError: for a prompt without tokens, or `want_global` where the method does not visit all labels.
+        """
+        ...
+
+
+class ReferenceScorer:
+    """`reference_scores` as a `Scorer`."""
+
+    def __init__(self, model: Any, answers: Sequence[Sequence[int]] | LabelTrie, *, batch_size: int = 8) -> None:
+        self.model = model
+        self.trie = answers if isinstance(answers, LabelTrie) else LabelTrie(answers)
+        self.batch_size = batch_size
+
+    def score(
+        self,
+        prompts: Sequence[Sequence[int]],
+        want_global: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> LabelScores:
+        """See `reference_scores`."""
+        return reference_scores(
+            self.model, prompts, self.trie, want_global=want_global, batch_size=self.batch_size, progress=progress
+        )
+
+
+class GenerateScorer:
+    """`generate_labels` as a `Scorer`: predictions only, no probabilities."""
+
+    def __init__(
+        self,
+        model: Any,
+        answers: Sequence[Sequence[int]] | LabelTrie,
+        *,
+        pad_token_id: int,
+        batch_size: int = 8,
+    ) -> None:
+        self.model = model
+        self.trie = answers if isinstance(answers, LabelTrie) else LabelTrie(answers)
+        self.pad_token_id = pad_token_id
+        self.batch_size = batch_size
+
+    def score(
+        self,
+        prompts: Sequence[Sequence[int]],
+        want_global: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> LabelScores:
+        """See `generate_labels`; `local` and `margin` are NaN."""
+        if want_global:
+            raise LlmclsError("Method 'generate' computes no probabilities; use 'exact' for global scores.")
+        predicted = generate_labels(
+            self.model,
+            prompts,
+            self.trie,
+            pad_token_id=self.pad_token_id,
+            batch_size=self.batch_size,
+            progress=progress,
+        )
+        lengths = torch.tensor([len(answer) - 1 for answer in self.trie.answers])
+        return LabelScores(
+            local=torch.full((len(predicted), len(self.trie)), float("nan")),
+            predicted=predicted,
+            margin=torch.full((len(predicted),), float("nan")),
+            fed=lengths[predicted],
+        )
+
+
+def make_scorer(
+    model: Any,
+    answers: Sequence[Sequence[int]] | LabelTrie,
+    *,
+    method: Method = "exact",
+    pad_token_id: int,
+    pack_tokens: int | None = None,
+    batch_size: int = 8,
+) -> Scorer:
+    """Choose a scorer; where the model cannot take the packed mask, the slow one with the same answers.
+
+    Args:
+        model: a Hugging Face causal LM, possibly 4-bit or wrapped by PEFT.
+        answers: tokenised answers, one per label, end token included; or a ready `LabelTrie`.
+        method: see `Method`.
+        pad_token_id: padding of `generate`; no scores depend on it.
+        pack_tokens: tokens per forward of the packed methods; None chooses for the device.
+        batch_size: prompts (`generate`) or labels (`reference`) per forward of the slow methods.
+
+    Raises:
+        LlmclsError: for an unknown method, or answers that are no label set.
+    """
+    if method not in get_args(Method):
+        raise LlmclsError(unknown("method", method, get_args(Method)))
+    trie = answers if isinstance(answers, LabelTrie) else LabelTrie(answers)
+    check_vocabulary(trie, vocabulary_size(model))
+    if method in SLOW_EQUIVALENT and (reason := supports_packing(model)):
+        slow = SLOW_EQUIVALENT[method]
+        warnings.warn(
+            f"Method '{method}' cannot pack this model because {reason}; using '{slow}', which gives the same labels "
+            "but takes many times longer.",
+            LlmclsWarning,
+            stacklevel=2,
+        )
+        method = slow
+    if method == "exact":
+        return PackedScorer(model, trie, pack_tokens=pack_tokens)
+    if method == "reference":
+        return ReferenceScorer(model, trie, batch_size=batch_size)
+    if method == "generate":
+        return GenerateScorer(model, trie, pad_token_id=pad_token_id, batch_size=batch_size)
+    return SearchScorer(model, trie, method=method, pack_tokens=pack_tokens)

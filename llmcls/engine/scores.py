@@ -1,0 +1,95 @@
+"""What a scorer says of a batch of prompts.
+
+scores = scorer.score(prompts, want_global=True)
+scores.local.exp().sum(1)          # ones
+scores.predicted, scores.margin
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from llmcls.errors import LlmclsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """Log-probabilities of labels given prompts, float32, on the CPU.
+
+    Write y = (y_1 ... y_n) for the answer tokens of label j, end token included, x_i for prompt i,
+    p(t | x, y_<k) for the model's softmax over the full vocabulary, and C(y_<k) for the tokens by which some
+    label continues y_<k (the children in the label trie).
+
+    Attributes:
+        local: (rows, labels). `local[i, j] = sum_k log( p(y_k | x_i, y_<k) / sum_{t in C(y_<k)} p(t | x_i, y_<k) )`:
+            what constrained decoding samples from; `local.exp()` sums to 1 over labels. NaN where the method did
+            not compute it (`greedy`, `best-first` and `generate` look at a part of the labels only).
+        predicted: (rows,) int64 label index: the argmax of `local` (the lowest index of equals) for `exact`,
+            `reference` and `best-first`; the label that greedy decoding ends in for `greedy` and `generate`.
+        margin: (rows,) `local` of the predicted label minus an upper bound of every other label's. Never negative
+            where the prediction is certified as the argmax; a negative one says that greedy decoding may have
+            missed a better label; zero is a tie; NaN for `generate`; infinite for a single label.
+        fed: (rows,) int64, label tokens that went through the model for each row, the prompt not counted.
+        global_: (rows, labels) or None. `global_[i, j] = sum_k log p(y_k | x_i, y_<k)` = log P(label j and its end
+            token | prompt i) under the full softmax, not renormalised.
+        label_mass: (rows,) or None. `label_mass[i] = log sum_j exp(global_[i, j])` <= 0: how probable the
+            unconstrained model finds any valid answer at all.
+    """
+
+    local: torch.Tensor
+    predicted: torch.Tensor
+    margin: torch.Tensor
+    fed: torch.Tensor
+    global_: torch.Tensor | None = None
+    label_mass: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        rows = len(self.local)
+        for name in ("predicted", "margin", "fed", "global_", "label_mass"):
+            value = getattr(self, name)
+            expected = self.local.shape if name == "global_" else (rows,)
+            if value is not None and tuple(value.shape) != tuple(expected):
+                raise LlmclsError(
+                    f"LabelScores.{name} has shape {tuple(value.shape)}, but must be {tuple(expected)}; "
+                    "build it from the same rows and labels as `local`."
+                )
+
+    @classmethod
+    def from_exact(cls, local: torch.Tensor, global_: torch.Tensor | None, fed_per_row: int) -> LabelScores:
+        """Complete the scores of a method that knows every label."""
+        local = local.float().cpu()
+        global_ = None if global_ is None else global_.float().cpu()
+        rows, labels = local.shape
+        margin = torch.full((rows,), float("inf"))
+        if labels > 1:
+            best = local.topk(2, dim=1).values
+            margin = best[:, 0] - best[:, 1]
+        return cls(
+            local=local,
+            predicted=local.argmax(1),
+            margin=margin,
+            fed=torch.full((rows,), fed_per_row),
+            global_=global_,
+            label_mass=None if global_ is None else global_.logsumexp(1),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[LabelScores]) -> LabelScores:
+        """The scores of consecutive batches of rows as one."""
+        first = parts[0]
+        return cls(
+            local=torch.cat([part.local for part in parts]),
+            predicted=torch.cat([part.predicted for part in parts]),
+            margin=torch.cat([part.margin for part in parts]),
+            fed=torch.cat([part.fed for part in parts]),
+            global_=None if first.global_ is None else torch.cat([p.global_ for p in parts if p.global_ is not None]),
+            label_mass=None
+            if first.label_mass is None
+            else torch.cat([p.label_mass for p in parts if p.label_mass is not None]),
+        )

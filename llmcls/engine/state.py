@@ -1,0 +1,171 @@
+"""Key-value caches of the token tree: the shared prefix that stays, and the part of a pack that can still be seen.
+
+prefix = PrefixStore(model, decoder).prepare(prompts)       # computed once, kept across batches and calls
+state = TreeState(decoder, prefix)
+hidden = state.feed(chunk)                                  # (tokens, hidden)
+state.prune(next_enter)                                     # drop what no later token can see
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from llmcls.engine.decoder import Decoder, fingerprint
+from llmcls.engine.tree import ALWAYS, TreeChunk, attention_mask, chain, shared_prefix_length
+from llmcls.engine.trie import Ints, common_length
+
+KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
+
+KEPT_PREFIXES = 4
+"""Prefixes kept at the same time: a few templates or label sets in turn, without holding memory for many."""
+
+WORTH_SHARING = 32
+"""Tokens that sharing a longer prefix must save in one call before it is computed: one more small forward's cost."""
+
+WORTH_REPEATING = 8
+"""Tokens that two calls in a row must repeat beyond what is kept before those are kept too (one text at a time)."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of the shared prefix; tensors of shape (1, heads, tokens, dim), one pair per layer."""
+
+    ids: tuple[int, ...]
+    layers: KeyValues
+
+    def first(self, length: int) -> Prefix:
+        """The first tokens of this prefix, without a copy: causal attention makes them a prefix of their own."""
+        return Prefix(self.ids[:length], [(k[:, :, :length], v[:, :, :length]) for k, v in self.layers])
+
+
+class TreeState:
+    """A prefix and the tree tokens fed after it; the prefix itself is never changed."""
+
+    def __init__(self, decoder: Decoder, prefix: Prefix) -> None:
+        self._decoder = decoder
+        self._prefix = prefix
+        self._start = chain(prefix.ids)
+        self._enter: Ints = self._start.enter
+        self._exit: Ints = self._start.exit
+        self._cache: Any = cache_of(prefix.layers)
+
+    @classmethod
+    def merge(cls, states: Sequence[TreeState]) -> TreeState:
+        """One state that holds what all of them hold; they must stand on the same prefix."""
+        first = states[0]
+        merged = cls(first._decoder, first._prefix)
+        shared = len(first._prefix.ids)
+        merged._enter = np.concatenate([merged._enter, *(state._enter[shared:] for state in states)])
+        merged._exit = np.concatenate([merged._exit, *(state._exit[shared:] for state in states)])
+        layers = []
+        for parts in zip(*(state._cache.layers for state in states), strict=True):
+            keys = [parts[0].keys] + [part.keys[:, :, shared:] for part in parts[1:]]
+            values = [parts[0].values] + [part.values[:, :, shared:] for part in parts[1:]]
+            layers.append((torch.cat(keys, dim=2), torch.cat(values, dim=2)))
+        merged._cache = cache_of(layers)
+        return merged
+
+    def feed(self, chunk: TreeChunk) -> torch.Tensor:
+        """Final hidden states (tokens, hidden) of the next tokens; their ancestors must be fed and not pruned."""
+        self._enter = np.concatenate([self._enter, chunk.enter])
+        self._exit = np.concatenate([self._exit, chunk.exit])
+        device = self._decoder.device
+        mask = attention_mask(
+            torch.from_numpy(chunk.enter).to(device),
+            torch.from_numpy(self._enter).to(device),
+            torch.from_numpy(self._exit).to(device),
+        )
+        return self._decoder.hidden(chunk.tokens, chunk.positions, mask, self._cache)
+
+    def prune(self, next_enter: int) -> None:
+        """Forget the tokens that none from `next_enter` on can see."""
+        live = np.flatnonzero(self._exit > next_enter)
+        if len(live) == len(self._prefix.ids):
+            self._enter, self._exit = self._start.enter, self._start.exit
+            self._cache = cache_of(self._prefix.layers)
+        elif len(live) < len(self._enter):
+            self._enter, self._exit = self._enter[live], self._exit[live]
+            for layer in self._cache.layers:
+                kept = torch.from_numpy(live).to(layer.keys.device)
+                layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]
+
+
+class PrefixStore:
+    """The last few shared prefixes of one model, recomputed when its weights or adapters change."""
+
+    def __init__(self, model: Any, decoder: Decoder) -> None:
+        self._model = model
+        self._decoder = decoder
+        self._kept: list[Prefix] = []
+        self._fingerprint: int | None = None
+        self._last: tuple[int, ...] = ()
+
+    def forget(self) -> None:
+        """Drop everything kept."""
+        self._kept.clear()
+
+    def prepare(self, prompts: Sequence[Sequence[int]]) -> Prefix:
+        """The longest worthwhile prefix that all prompts share; each keeps at least one token of its own.
+
+        A kept prefix also serves prompts that share only a part of it. A single prompt shares with no other, so there
+        the part counts that it repeats from the call before. Call it without gradients.
+        """
+        now = fingerprint(self._model)
+        if now != self._fingerprint:
+            self._kept.clear()
+            self._fingerprint = now
+        ids = tuple(prompts[0][: shared_prefix_length(prompts)])
+        shared = [common_length(prefix.ids, ids) for prefix in self._kept]
+        best = max(range(len(shared)), key=shared.__getitem__) if shared else None
+        length = 0 if best is None else shared[best]
+        repeated, self._last = common_length(self._last, ids), ids
+        if (len(ids) - length) * (len(prompts) - 1) >= WORTH_SHARING:
+            wanted = len(ids)
+        elif repeated - length >= WORTH_REPEATING:
+            wanted = repeated
+        else:
+            wanted = length
+        start = Prefix((), [])
+        if best is not None:
+            # Most recently used last; one that is extended makes way for its extension.
+            kept = self._kept.pop(best)
+            start = kept.first(length)
+            if wanted == length or length < len(kept.ids):
+                self._kept.append(kept)
+        if wanted == length:
+            return start
+        self._kept.append(self._extend(start, ids[length:wanted]))
+        del self._kept[:-KEPT_PREFIXES]
+        return self._kept[-1]
+
+    def _extend(self, start: Prefix, tokens: tuple[int, ...]) -> Prefix:
+        cache = cache_of(start.layers)
+        positions = np.arange(len(start.ids), len(start.ids) + len(tokens), dtype=np.int64)
+        mask = None
+        if start.ids:
+            keys = np.arange(len(start.ids) + len(tokens), dtype=np.int64)
+            always: Ints = np.full(len(keys), ALWAYS)
+            mask = attention_mask(*map(torch.from_numpy, (positions, keys, always))).to(self._decoder.device)
+        self._decoder.hidden(np.asarray(tokens, dtype=np.int64), positions, mask, cache)
+        return Prefix(start.ids + tokens, [(layer.keys, layer.values) for layer in cache.layers])
+
+
+def cache_of(layers: KeyValues) -> Any:
+    """A cache that starts from given keys and values without copying them; feeding it leaves them as they are.
+
+    `DynamicLayer.update` concatenates into a new tensor, so the given ones may be shared by many caches.
+    """
+    cache = DynamicCache()
+    for keys, values in layers:
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache

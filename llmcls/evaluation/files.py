@@ -1,0 +1,132 @@
+"""The files an evaluation leaves behind: `metrics.json` for programs, `predictions.csv` for looking at rows.
+
+    write_metrics(report, run / "metrics.json")
+    write_predictions(run / "predictions.csv", examples, predictions)
+
+Both are written beside their final place and moved there: a killed process leaves the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from llmcls.errors import LlmclsError
+from llmcls.evaluation.metrics import ClassMetrics, EvaluationReport
+from llmcls.records import Example, Prediction
+
+PREDICTION_COLUMNS = ("source", "text", "label", "predicted", "probability", "correct")
+
+
+def write_metrics(report: EvaluationReport, path: str | Path) -> None:
+    """Write the report as JSON: sorted keys, `per_class` by label name, undefined figures as null.
+
+    `never_occurred` is written too, for readers of the file; `read_metrics` derives it again.
+
+    Raises:
+        LlmclsError: when the file cannot be written.
+    """
+    content = dataclasses.asdict(report)
+    content["per_class"] = {entry.pop("label"): entry for entry in content["per_class"]}
+    content["never_occurred"] = report.never_occurred
+    entries = [f"  {json.dumps(key)}: {_render(content[key])}" for key in sorted(content)]
+    with _replacing(Path(path)) as file:
+        file.write("{\n" + ",\n".join(entries) + "\n}\n")
+
+
+def read_metrics(path: str | Path) -> EvaluationReport:
+    """Read what `write_metrics` wrote: an equal report.
+
+    Raises:
+        LlmclsError: when the file cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        fields = {field.name: content[field.name] for field in dataclasses.fields(EvaluationReport)}
+        fields["labels"] = tuple(content["labels"])
+        fields["per_class"] = tuple(ClassMetrics(label=name, **content["per_class"][name]) for name in fields["labels"])
+        fields["confusion"] = tuple(map(tuple, content["confusion"]))
+        return EvaluationReport(**fields)
+    except OSError as error:
+        raise LlmclsError(f"Cannot read the metrics file {path}: {error.strerror or error}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise LlmclsError(
+            f"{path} is no metrics file of llmcls ({type(error).__name__}: {error}); evaluate again to write it anew."
+        ) from error
+
+
+def write_predictions(path: str | Path, examples: Iterable[Example], predictions: Iterable[Prediction]) -> None:
+    """Write one CSV row per example, streaming: source, text, label, predicted, probability, correct.
+
+    `label` and `correct` are empty where the true label is not known, `probability` where it is NaN.
+
+    Raises:
+        LlmclsError: when the file cannot be written.
+        ValueError: when there are more examples than predictions, or fewer.
+    """
+    with _replacing(Path(path)) as file:
+        # QUOTE_NONNUMERIC: else Python before 3.11.9 and 3.12.3 leaves a lone carriage return unquoted, and it ends
+        # the row (https://github.com/python/cpython/issues/67044).
+        writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        writer.writerow(PREDICTION_COLUMNS)
+        for example, prediction in zip(examples, predictions, strict=True):
+            known = example.label is not None
+            writer.writerow(
+                (
+                    example.source,
+                    example.text,
+                    example.label if known else "",
+                    prediction.label,
+                    "" if math.isnan(prediction.probability) else round(prediction.probability, 6),
+                    str(example.label == prediction.label).lower() if known else "",
+                )
+            )
+
+
+def _render(value: Any) -> str:
+    """JSON with one line for each element that is itself a list or dict: a confusion matrix reads as a matrix."""
+
+    def dump(item: Any) -> str:
+        return json.dumps(_replace_nan(item), sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+    if isinstance(value, dict):
+        lines = [f"    {dump(key)}: {dump(value[key])}" for key in sorted(value)]
+        return "{\n" + ",\n".join(lines) + "\n  }"
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+        return "[\n" + ",\n".join(f"    {dump(row)}" for row in value) + "\n  ]"
+    return dump(value)
+
+
+def _replace_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity; null stands for both."""
+    if isinstance(value, dict):
+        return {key: _replace_nan(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[str]]:
+    """A text file that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    # Not `tempfile`: it makes files that only their owner may read, whatever the umask says.
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # A lone surrogate (JSON input can hold one) has no UTF-8; show its escape rather than lose the file.
+        with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise LlmclsError(f"Cannot write {path}: {error.strerror or error}.") from error

@@ -1,0 +1,1 @@
+"""Base models: the adapter contract, loading and quantisation, LoRA."""

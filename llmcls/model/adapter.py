@@ -1,0 +1,167 @@
+"""The base-model adapter contract: what llmcls must know of a family of checkpoints.
+
+    class Llama3(BaseModelAdapter):
+        name = "llama-3"
+        description = "Llama 3, 3.1 and 3.2, base and Instruct"
+        checkpoints = {"llama-3.2-1b": "meta-llama/Llama-3.2-1B"}
+
+`BaseModelAdapter` itself works for any causal LM whose tokenizer carries a chat template or none: that is the adapter
+`auto`. A subclass overrides what its family does differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from llmcls.errors import LlmclsError
+from llmcls.prompt.frame import Frame, Message
+from llmcls.prompt.marks import mark
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Tokens that families reserve for padding, tried in this order when the tokenizer's own pad token ends answers.
+_PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<pad>", "[PAD]", "<|pad|>", "<PAD>", "<|endoftext|>", "<unk>")
+
+
+class BaseModelAdapter:
+    """Knows one family of base models; also the adapter for any other causal LM.
+
+    Attributes:
+        name: unique name; what a run records.
+        description: one line for `llmcls models list`.
+        checkpoints: short names for `--base-model` and the Hub id or folder each stands for.
+        lora_target_modules: LoRA's default target modules, as PEFT takes them.
+        learning_rate: the peak learning rate suggested for LoRA on this family.
+    """
+
+    name: str = "auto"
+    description: str = "any causal LM on the Hub or on disk; uses the tokenizer's own chat template"
+    checkpoints: Mapping[str, str] = {}
+    lora_target_modules: Literal["all-linear"] | Sequence[str] = "all-linear"
+    learning_rate: float = 2e-4
+
+    def fits(self, checkpoint: str, config: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint belongs to this family.
+
+        Args:
+            checkpoint: Hub id or path as the user gave it.
+            config: the checkpoint's `config.json`.
+        """
+        return True
+
+    def supports_packing(self, config: Mapping[str, Any]) -> bool:
+        """Whether attention takes a packed 4-D mask; the engine makes its own check of the loaded model too."""
+        return True
+
+    def pad_token(self, tokenizer: PreTrainedTokenizerFast) -> str:
+        """The token to pad with: never one that ends an answer.
+
+        Raises:
+            LlmclsError: when the vocabulary has no token to spare.
+        """
+        ends = {tokenizer.eos_token, self.turn_end_token(tokenizer)}
+        vocabulary = tokenizer.get_vocab()
+        for token in (tokenizer.pad_token, *_PAD_CANDIDATES, tokenizer.unk_token, tokenizer.bos_token):
+            if token and token not in ends and token in vocabulary:
+                return str(token)
+        for token in sorted(tokenizer.all_special_tokens):
+            if token not in ends:
+                return str(token)
+        # GPT-2 has one special token for everything. Padding is always masked, so any other token will do.
+        return str(tokenizer.convert_ids_to_tokens(0 if tokenizer.eos_token_id != 0 else 1))
+
+    def frame(self, tokenizer: PreTrainedTokenizerFast) -> Frame:
+        """How this family wants its prompts framed (see `llmcls.prompt.frame.Frame`)."""
+        if tokenizer.chat_template:
+            return Frame(
+                bos_token=tokenizer.bos_token or "",
+                end_token=self._eos(tokenizer),
+                turn_end_token=self.turn_end_token(tokenizer),
+                chat=lambda messages: render_chat_template(tokenizer, messages),
+                turn_markers=find_turn_markers(tokenizer),
+            )
+        return Frame(
+            bos_token=tokenizer.bos_token or "",
+            end_token=self._eos(tokenizer),
+            turn_end_token=self._eos(tokenizer),
+            chat=lambda messages: (tokenizer.bos_token or "") + plain_chat(messages),
+            turn_markers=("### System:", "### User:", "### Assistant:"),
+            notice=(
+                "This base model has no chat template; roles are written as plain '### User:' headings. "
+                "The template 'instruction' suits a base model better."
+            ),
+        )
+
+    def turn_end_token(self, tokenizer: PreTrainedTokenizerFast) -> str:
+        """The token that ends the assistant's turn: what the chat template writes behind an answer."""
+        if not tokenizer.chat_template:
+            return self._eos(tokenizer)
+        probe = mark("x", "data")
+        turns = [Message("user", mark("y", "data")), Message("assistant", probe)]
+        behind = render_chat_template(tokenizer, turns, add_generation_prompt=False).rpartition(probe)[2].lstrip()
+        specials = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
+        return next((str(token) for token in specials if behind.startswith(token)), self._eos(tokenizer))
+
+    def _eos(self, tokenizer: PreTrainedTokenizerFast) -> str:
+        if not tokenizer.eos_token:
+            raise LlmclsError("The tokenizer has no end-of-sequence token; llmcls cannot teach the model to stop.")
+        return str(tokenizer.eos_token)
+
+
+def render_chat_template(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], add_generation_prompt: bool = True
+) -> str:
+    """Apply the tokenizer's own chat template, with today's date left out and without a thinking phase.
+
+    A template that refuses the system role (Gemma's) gets the system text at the head of the first user turn.
+
+    Raises:
+        LlmclsError: when the chat template fails.
+    """
+    import jinja2
+
+    def apply(turns: Sequence[Message]) -> str:
+        return str(
+            tokenizer.apply_chat_template(
+                [{"role": turn.role, "content": turn.content} for turn in turns],
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                enable_thinking=False,
+                strftime_now=lambda _format: "",
+                date_string="",
+            )
+        )
+
+    try:
+        return apply(messages)
+    except jinja2.TemplateError as error:
+        if messages[0].role == "system" and len(messages) > 1 and messages[1].role == "user":
+            merged = Message("user", f"{messages[0].content}\n\n{messages[1].content}")
+            return render_chat_template(tokenizer, [merged, *messages[2:]], add_generation_prompt)
+        raise LlmclsError(f"The model's chat template fails: {error}; use the template 'instruction'.") from error
+
+
+def find_turn_markers(tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
+    """The lines a chat template writes between contents, control tokens taken out: `<|user|>`, `[INST]`, `USER:`.
+
+    Lines that are a plain word (`user` between ChatML's control tokens) are no markers: only with the control tokens
+    around them do they mean anything.
+    """
+    probes = [mark(letter, "data") for letter in "suaw"]
+    turns = [Message(role, probe) for role, probe in zip(("user", "assistant", "user"), probes[1:], strict=True)]
+    rendered = [render_chat_template(tokenizer, turns)]
+    rendered.append(render_chat_template(tokenizer, [Message("system", probes[0]), *turns]))
+    markers = set()
+    for text in rendered:
+        for boundary in (*probes, *tokenizer.all_special_tokens):
+            text = text.replace(boundary, "\n")
+        markers |= {line.strip() for line in text.splitlines()}
+    return tuple(sorted(m for m in markers if len(m) > 2 and not m.replace(" ", "").isalnum()))
+
+
+def plain_chat(messages: Sequence[Message]) -> str:
+    """Roles as plain headings, for models that know no chat format."""
+    turns = [f"### {message.role.capitalize()}:\n{message.content}\n\n" for message in messages]
+    return "".join(turns) + "### Assistant:\n"

@@ -1,0 +1,69 @@
+"""What the machine can do, and the number formats chosen for it.
+
+formats = choose_formats(settings)
+formats.dtype, formats.mixed_precision, formats.describe()
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from llmcls.errors import LlmclsError
+from llmcls.settings import Settings
+
+MixedPrecision = Literal["no", "fp16", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """Device and number formats of one run.
+
+    Attributes:
+        device: where this process computes.
+        dtype: type of unquantised weights, and of computation with 4-bit weights.
+        mixed_precision: autocast type while training.
+        quantization: how base weights are stored.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    mixed_precision: MixedPrecision
+    quantization: str
+
+    def describe(self) -> str:
+        """One line for the user."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        stored = {"none": "unquantised", "4bit": "4-bit", "8bit": "8-bit"}[self.quantization]
+        autocast = "no autocast" if self.mixed_precision == "no" else f"{self.mixed_precision} autocast"
+        return f"{name}, {stored} base weights, {str(self.dtype).removeprefix('torch.')}, {autocast}"
+
+
+def choose_device() -> torch.device:
+    """This process's GPU (by `LOCAL_RANK` under a launcher), or the CPU."""
+    if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in ("1", "true"):
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def choose_formats(settings: Settings) -> Formats:
+    """Resolve everything that says `auto`, and refuse what this machine cannot do.
+
+    Raises:
+        LlmclsError: for fp16 autocast on a CPU, or bf16 on a GPU without it.
+    """
+    device = choose_device()
+    has_bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    wanted, autocast = settings.model.dtype, settings.training.mixed_precision
+    if wanted == "auto":
+        wanted = "float32" if device.type == "cpu" else "bfloat16" if has_bf16 else "float16"
+    if autocast == "auto":
+        autocast = "no" if device.type == "cpu" else "bf16" if has_bf16 else "fp16"
+    if autocast == "fp16" and device.type == "cpu":
+        raise LlmclsError("training.mixed_precision 'fp16' needs a GPU; this machine has none. Use 'auto' or 'no'.")
+    if not has_bf16 and "bf16" in (autocast, wanted.replace("bfloat16", "bf16")):
+        raise LlmclsError("This GPU has no bfloat16; set training.mixed_precision and model.dtype to 'auto'.")
+    return Formats(device, getattr(torch, wanted), autocast, settings.model.quantization)

@@ -1,0 +1,186 @@
+"""From a base model's name to a loaded tokenizer and model.
+
+base = find_base_model(settings.model)
+tokenizer = load_tokenizer(base)
+model = load_model(base, settings.model, formats)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmcls.errors import LlmclsError, unknown
+from llmcls.model.adapter import BaseModelAdapter
+from llmcls.plugin.catalog import base_models
+from llmcls.prompt.frame import Frame
+from llmcls.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from llmcls.model.hardware import Formats
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model found by name: which checkpoint, and which adapter knows it.
+
+    Attributes:
+        name: as the user gave it.
+        checkpoint: Hub id or folder.
+        adapter: the adapter that knows it.
+        config: the checkpoint's `config.json`.
+        revision: branch, tag or commit on the Hub, or None.
+        trust_remote_code: whether code from the Hub may run.
+    """
+
+    name: str
+    checkpoint: str
+    adapter: BaseModelAdapter
+    config: dict[str, Any]
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the architecture (sha256 of the config without names, paths and library versions)."""
+        kept = {k: v for k, v in self.config.items() if not k.startswith("_") and k != "transformers_version"}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def hub_arguments(self) -> dict[str, Any]:
+        """What every `from_pretrained` call needs."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+
+def short_names() -> dict[str, tuple[str, BaseModelAdapter]]:
+    """Every short name for `--base-model`: the checkpoint it stands for, and its adapter."""
+    names: dict[str, tuple[str, BaseModelAdapter]] = {}
+    for adapter in base_models().values():
+        for short, checkpoint in adapter.checkpoints.items():
+            if short in names:
+                raise LlmclsError(
+                    f"Two adapters call a base model '{short}': {names[short][1].name} and {adapter.name}; disable one."
+                )
+            names[short] = (checkpoint, adapter)
+    return names
+
+
+def find_base_model(settings: ModelSettings) -> BaseModel:
+    """Find checkpoint, configuration and adapter of `settings.base_model`.
+
+    Raises:
+        LlmclsError: when there is no such model, it is gated, or it is no causal LM.
+    """
+    names = short_names()
+    checkpoint, adapter = names.get(settings.base_model, (settings.base_model, None))
+    if adapter is None and not Path(checkpoint).is_dir() and "/" not in checkpoint:
+        hint = unknown("base model", checkpoint, names)
+        raise LlmclsError(f"{hint} A Hub id (owner/name) or a folder with a causal LM works as well.")
+    config = _read_config(checkpoint, settings)
+    if settings.adapter:
+        adapter = base_models()[settings.adapter]
+    elif adapter is None:
+        # `auto` fits everything, so every other adapter is asked first.
+        candidates = sorted(base_models().values(), key=lambda known: known.name == "auto")
+        adapter = next(known for known in candidates if known.fits(checkpoint, config))
+    return BaseModel(settings.base_model, checkpoint, adapter, config, settings.revision, settings.trust_remote_code)
+
+
+def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
+    """Load the tokenizer and give it the adapter's pad token.
+
+    Raises:
+        LlmclsError: when it is missing or not a fast tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    with _clear_errors(base.checkpoint):
+        tokenizer = AutoTokenizer.from_pretrained(base.checkpoint, **base.hub_arguments)
+    if not tokenizer.is_fast:
+        raise LlmclsError(f"'{base.checkpoint}' has no fast tokenizer; llmcls needs one to tell text from frame.")
+    tokenizer.pad_token = base.adapter.pad_token(tokenizer)
+    return tokenizer
+
+
+def frame_for(base: BaseModel, tokenizer: PreTrainedTokenizerFast) -> Frame:
+    """The adapter's frame for this tokenizer."""
+    return base.adapter.frame(tokenizer)
+
+
+def load_model(base: BaseModel, settings: ModelSettings, formats: Formats) -> PreTrainedModel:
+    """Load the weights, quantised as the settings say, on this process's device.
+
+    Raises:
+        LlmclsError: when weights are missing, gated, or do not fit.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quantization = None
+    if settings.quantization == "4bit":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=settings.bnb_4bit_quant_type,
+            bnb_4bit_use_double_quant=settings.bnb_4bit_use_double_quant,
+            bnb_4bit_compute_dtype=formats.dtype,
+        )
+    elif settings.quantization == "8bit":
+        quantization = BitsAndBytesConfig(load_in_8bit=True)
+    with _clear_errors(base.checkpoint):
+        model = AutoModelForCausalLM.from_pretrained(
+            base.checkpoint,
+            dtype=formats.dtype,
+            quantization_config=quantization,
+            attn_implementation=settings.attn_implementation,
+            # A quantised model cannot be moved afterwards: each process loads it onto its own GPU.
+            device_map={"": formats.device.index} if formats.device.type == "cuda" else None,
+            **base.hub_arguments,
+        )
+    if not torch.isfinite(next(model.parameters()).float()).all():
+        raise LlmclsError(f"'{base.checkpoint}' holds NaN or infinite weights; download it again.")
+    return model
+
+
+def _read_config(checkpoint: str, settings: ModelSettings) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    with _clear_errors(checkpoint):
+        config = AutoConfig.from_pretrained(
+            checkpoint, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise LlmclsError(f"'{checkpoint}' is an encoder-decoder; llmcls needs a decoder-only causal LM.")
+    return dict(config.to_dict())
+
+
+@contextmanager
+def _clear_errors(checkpoint: str) -> Iterator[None]:
+    """Turn transformers' many ways of failing to load into one sentence with the fix."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        causes = [error, error.__cause__, error.__context__]
+        if any(isinstance(cause, GatedRepoError) for cause in causes) or "gated repo" in str(error):
+            raise LlmclsError(
+                f"'{checkpoint}' is gated: accept its licence at https://huggingface.co/{checkpoint}, then run "
+                "`hf auth login` or set HF_TOKEN."
+            ) from error
+        if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+            raise LlmclsError(
+                f"There is no model '{checkpoint}' on the Hub, or it is private: check the name, or set HF_TOKEN."
+            ) from error
+        first = str(error).strip().partition("\n")[0]
+        raise LlmclsError(
+            f"'{checkpoint}' cannot be loaded: {first} Check the name or folder; without a network, only downloaded "
+            "models and 'nano' work."
+        ) from error

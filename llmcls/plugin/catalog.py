@@ -1,0 +1,104 @@
+"""Names to things: what the plugins registered, looked up by name; clashes and typos are loud.
+
+catalog("base_models").get("nano")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+
+import pluggy
+
+from llmcls.errors import LlmclsError, unknown
+from llmcls.plugin.manager import load_plugins
+
+if TYPE_CHECKING:
+    from llmcls.data.reader import DatasetReader
+    from llmcls.model.adapter import BaseModelAdapter
+    from llmcls.prompt.template import PromptTemplate
+
+
+class Named(Protocol):
+    """Anything a plugin registers has a name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=Named)
+
+
+class Catalog(Mapping[str, T], Generic[T]):
+    """What all plugins registered through one hook, by name, in order of registration.
+
+    Args:
+        manager: the plugin manager to ask.
+        hook: the hook's name, such as `register_base_models`.
+        kind: what to call one of them in messages: "base model".
+
+    Raises:
+        LlmclsError: when two plugins register one name; both are named. When a hook returns no list.
+    """
+
+    def __init__(self, manager: pluggy.PluginManager, hook: str, kind: str) -> None:
+        self.kind = kind
+        self._things: dict[str, T] = {}
+        self._owners: dict[str, str] = {}
+        caller = getattr(manager.hook, hook)
+        for implementation in caller.get_hookimpls():
+            things = implementation.function()
+            if not isinstance(things, list | tuple):
+                raise LlmclsError(
+                    f"{hook}() of plugin '{implementation.plugin_name}' must return a list, not {things!r}."
+                )
+            for thing in cast("Sequence[T]", things):
+                if thing.name in self._things:
+                    raise LlmclsError(
+                        f"Two plugins register the {kind} '{thing.name}': "
+                        f"{self._owners[thing.name]} and {implementation.plugin_name}; disable or rename one."
+                    )
+                self._things[thing.name] = thing
+                self._owners[thing.name] = implementation.plugin_name
+
+    def owner(self, name: str) -> str:
+        """The name of the plugin that registered `name`."""
+        return self._owners[name]
+
+    def __getitem__(self, name: str) -> T:
+        try:
+            return self._things[name]
+        except KeyError:
+            raise LlmclsError(unknown(self.kind, name, self._things)) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._things
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._things)
+
+    def __len__(self) -> int:
+        return len(self._things)
+
+
+def base_models(manager: pluggy.PluginManager | None = None) -> Catalog[BaseModelAdapter]:
+    """Every registered base-model adapter."""
+    return Catalog(manager or load_plugins(), "register_base_models", "base model")
+
+
+def prompt_templates(manager: pluggy.PluginManager | None = None) -> Catalog[PromptTemplate]:
+    """Every registered prompt template."""
+    return Catalog(manager or load_plugins(), "register_prompt_templates", "template")
+
+
+def dataset_readers(manager: pluggy.PluginManager | None = None) -> Catalog[DatasetReader]:
+    """Every registered dataset reader."""
+    return Catalog(manager or load_plugins(), "register_dataset_readers", "dataset reader")
+
+
+def hook_names() -> list[str]:
+    """The names of all hooks, for `llmcls plugins`."""
+    return sorted(name for name in dir(load_plugins().hook) if not name.startswith("_"))
+
+
+__all__: list[Any] = ["Catalog", "base_models", "dataset_readers", "hook_names", "prompt_templates"]

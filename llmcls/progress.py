@@ -1,0 +1,75 @@
+"""Says what is going on: lines, warnings and progress bars, on one console, from rank 0 only.
+
+    with reporter.track("Encoding", total=1200) as advance:
+        advance(16)
+
+Bars are drawn on a terminal only; messages go to standard error, so that standard output holds results alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Advance = Callable[[int], None]
+
+
+class Reporter:
+    """Where messages and progress go.
+
+    Args:
+        quiet: say nothing but warnings.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        # Launchers set RANK; every other process says nothing, so that nothing is said N times.
+        self.silent = os.environ.get("RANK", "0") != "0"
+        self.quiet = quiet or self.silent
+
+    @property
+    def console(self) -> Console:
+        """The rich console on standard error."""
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False)
+
+    def say(self, message: str) -> None:
+        """One line of information."""
+        if not self.quiet:
+            self.console.print(message, markup=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        """Something risky, with its remedy; shown even when quiet."""
+        if not self.silent:
+            self.console.print(f"Warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+    @contextmanager
+    def track(self, description: str, total: int | None) -> Iterator[Advance]:
+        """A progress bar over `total` units; call the yielded function with each number of units done."""
+        console = self.console
+        if self.quiet or not console.is_terminal:
+            yield lambda _units: None
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task(description, total=total, rate="")
+
+            def advance(units: int) -> None:
+                progress.update(task, advance=units)
+                speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
+                progress.update(task, rate=f"{speed:,.0f}/s" if speed else "")
+
+            yield advance

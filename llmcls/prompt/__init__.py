@@ -1,0 +1,1 @@
+"""From an example to tokens: templates, the model's frame around them, and the one encoder."""

@@ -1,0 +1,164 @@
+"""The template contract: a named Jinja source that turns an example into a prompt.
+
+    template = PromptTemplate("triage", "Is this {{ labels[0].name }} or {{ labels[1].name }}? {{ text }}\\nlabel:")
+    template.render(example, labels)
+
+A template sees `text`, `fields` (the row's other columns), `labels` (each with `name` and `description`) and `shots`
+(solved examples, each with `text` and `label`). A plain template is a text that the label continues; a template that
+uses `{% message "system" %}...{% endmessage %}` speaks in the roles system, user and assistant, and the base model's
+adapter turns the roles into its own chat format.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import StrictUndefined, TemplateSyntaxError, nodes
+from jinja2.exceptions import TemplateError
+from jinja2.ext import Extension
+from jinja2.meta import find_undeclared_variables
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from llmcls.errors import LlmclsError, unknown
+from llmcls.labels import LabelSet
+from llmcls.prompt.frame import ROLES, Message, Prompt
+from llmcls.prompt.marks import TURN, TURN_END, clean, mark
+from llmcls.records import Example
+
+if TYPE_CHECKING:
+    from jinja2.parser import Parser
+
+VARIABLES = ("text", "fields", "labels", "shots")
+_TURN = re.compile(f"{TURN}([a-z]+)\n(.*?){TURN_END}", re.DOTALL)
+_HEAD_COMMENT = re.compile(r"\s*\{#-?\s*(.*?)\s*-?#\}", re.DOTALL)
+
+
+# A row whose text and every column is "x": shows what stands around the text.
+PROBE = Example("x")
+
+
+class _Text(str):
+    """The row's text, told apart from other values until it is printed."""
+
+    __slots__ = ()
+
+
+class _AnyField(dict[str, _Text]):
+    def __missing__(self, _: str) -> _Text:
+        return _Text("x")
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A named Jinja template, checked for syntax, variables and roles when it is made.
+
+    Attributes:
+        name: what `--template` takes.
+        source: the Jinja source; a leading `{# comment #}` is its description.
+
+    Raises:
+        LlmclsError: for a syntax error, an unknown variable, or a template that never uses `text` or `fields`.
+    """
+
+    name: str
+    source: str
+
+    def __post_init__(self) -> None:
+        for name in sorted(self._used - set(VARIABLES)):
+            raise LlmclsError(f"Template '{self.name}': {unknown('variable', name, VARIABLES)}")
+        if not self._used & {"text", "fields"}:
+            raise LlmclsError(
+                f"Template '{self.name}' uses neither 'text' nor 'fields': every row would look the same."
+            )
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> PromptTemplate:
+        """Read a template from a `.j2` file; its name is the file's name without the suffix."""
+        path = Path(path)
+        try:
+            return cls(path.stem, path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise LlmclsError(f"Template file '{path}' cannot be read: {error}.") from error
+
+    @property
+    def description(self) -> str:
+        """The template's leading comment, on one line."""
+        found = _HEAD_COMMENT.match(self.source)
+        return " ".join(found[1].split()) if found else ""
+
+    def uses(self, variable: str) -> bool:
+        """Whether the template mentions `text`, `fields`, `labels` or `shots`."""
+        return variable in self._used
+
+    def render(self, example: Example, labels: LabelSet, shots: Sequence[Example] = ()) -> Prompt:
+        """Fill the template for one row; every value in the result is marked as data (`llmcls.prompt.marks`).
+
+        Raises:
+            LlmclsError: when a field is missing, the template fails, or text stands outside the messages.
+        """
+        try:
+            fields = {key: _Text(clean(value)) for key, value in example.fields.items()}
+            rendered = self._compiled.render(
+                text=_Text(clean(example.text)),
+                fields=fields if example is not PROBE else _AnyField(),
+                labels=[{"name": clean(label.name), "description": clean(label.description)} for label in labels],
+                shots=[{"text": clean(shot.text), "label": clean(shot.label or "")} for shot in shots],
+            )
+        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            where = f" ({example.source})" if example.source else ""
+            raise LlmclsError(f"Template '{self.name}' fails on this row{where}: {error}.") from error
+        if TURN not in rendered:
+            return Prompt(completion=rendered)
+        if outside := _TURN.sub("", rendered).strip():
+            raise LlmclsError(f"Template '{self.name}' has text outside its messages: {outside[:60]!r}.")
+        return Prompt(tuple(Message(role, content.strip()) for role, content in _TURN.findall(rendered)))
+
+    @cached_property
+    def _used(self) -> set[str]:
+        try:
+            return find_undeclared_variables(_environment().parse(self.source))
+        except TemplateSyntaxError as error:
+            raise LlmclsError(f"Template '{self.name}', line {error.lineno}: {error.message}.") from error
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return _environment().from_string(self.source)
+
+
+class _MessageExtension(Extension):
+    """`{% message "user" %}...{% endmessage %}`: one turn of a chat."""
+
+    tags = {"message"}  # noqa: RUF012 - jinja2 declares it so
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        role = parser.parse_expression()
+        if not isinstance(role, nodes.Const) or role.value not in ROLES:
+            parser.fail(f"a message needs one of the roles {', '.join(ROLES)} in quotes", line)
+        body = parser.parse_statements(("name:endmessage",), drop_needle=True)
+        opening = nodes.Output([nodes.TemplateData(f"{TURN}{role.value}\n")]).set_lineno(line)
+        closing = nodes.Output([nodes.TemplateData(TURN_END)])
+        return [opening, *body, closing]  # type: ignore[return-value]  # jinja2 accepts a list, says its manual
+
+
+def _finalize(value: object) -> str:
+    if value is None:
+        return ""
+    origin = "text" if isinstance(value, _Text) else "data"
+    return mark(str(value), origin)  # type: ignore[arg-type]
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    return ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+        extensions=[_MessageExtension],
+    )

@@ -1,0 +1,49 @@
+"""The records that travel data's one road: `Example` in, `Prediction` out.
+
+reader.read() -> Example -> template.render() -> Prompt -> encode() -> engine -> Prediction
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a data set.
+
+    Attributes:
+        text: what is to be classified; several text columns are already joined.
+        label: the true label's name, or None where it is not known (prediction).
+        fields: the row's other columns by name, all as text; a template may use them.
+        source: where the row came from, for messages: `train.csv:17`.
+    """
+
+    text: str
+    label: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a classifier says of one text.
+
+    Attributes:
+        label: the predicted label's name.
+        probability: its probability; NaN where the method computes none.
+        probabilities: one per label, in the order of the classifier's `classes_`, summing to 1; NaN for labels that
+            the method did not look at.
+        margin: log-probability by which the label beats every other one; 0 is a tie, NaN where not computed.
+        label_mass: probability that the unconstrained model answers with any valid label at all, or None where not
+            asked for; a low value means the text is unlike what the labels expect.
+        truncated: whether the text was cut to fit.
+    """
+
+    label: str
+    probability: float
+    probabilities: tuple[float, ...]
+    margin: float
+    label_mass: float | None = None
+    truncated: bool = False

@@ -1,0 +1,1 @@
+"""Training: data to a sealed run directory, through TRL's SFTTrainer."""

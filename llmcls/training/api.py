@@ -1,0 +1,251 @@
+"""Trains a classifier: data and settings in, a sealed run directory out.
+
+from llmcls import train
+
+run = train("tickets/", base_model="meta-llama/Llama-3.2-1B", output_dir="runs/tickets")
+run.path
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmcls import __version__
+from llmcls.data.splits import DataSplits, load_data
+from llmcls.engine.decoder import supports_packing
+from llmcls.engine.objectives import Objective
+from llmcls.errors import LlmclsError
+from llmcls.labels import LabelSet
+from llmcls.model.hardware import choose_formats
+from llmcls.model.loading import load_model
+from llmcls.plugin.manager import describe_plugins, load_plugins
+from llmcls.progress import Reporter
+from llmcls.settings import Settings, make_settings
+from llmcls.training.preparation import Prepared, encode_rows, prepare, resolve_class_weights
+from llmcls.training.run import Run, check_free, write_card, writing
+
+if TYPE_CHECKING:
+    from llmcls.training.trainer import LabelTrainer
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers")
+
+
+def train(
+    data: object = None,
+    *,
+    base_model: str | None = None,
+    template: str | None = None,
+    text_columns: tuple[str, ...] = (),
+    label_column: str | None = None,
+    output_dir: str | Path | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Fine-tune a base model on labelled texts and write a run directory.
+
+    Args:
+        data: a path or specification, a pandas DataFrame, a `datasets.Dataset`/`DatasetDict`, a list of dicts, or a
+            dict of splits; `settings.data.source` when None.
+        base_model: a name from `llmcls models list`, a Hub id, or a folder.
+        template: a template's name, or the path of a `.j2` file.
+        text_columns: columns that hold the text.
+        label_column: column that holds the label.
+        output_dir: the run directory to write.
+        settings: a `Settings` tree or nested mapping; the arguments above win over it.
+        overwrite: replace an existing run.
+        reporter: where progress goes.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        LlmclsError: for bad data, impossible settings, a model that cannot be loaded, or a diverging loss.
+    """
+    reporter = reporter or Reporter()
+    given: dict[str, Any] = settings.model_dump() if isinstance(settings, Settings) else _deep_copy(settings or {})
+    for section, key, value in (
+        ("data", "source", str(data) if isinstance(data, (str, Path)) else None),
+        ("data", "text_columns", text_columns or None),
+        ("data", "label_column", label_column),
+        ("model", "base_model", base_model),
+        ("prompt", "template", template),
+    ):
+        if value is not None:
+            given.setdefault(section, {})[key] = value
+    if output_dir is not None:
+        given["output_dir"] = str(output_dir)
+    resolved = make_settings(given)
+    if data is None and resolved.data.source is None:
+        raise LlmclsError("There is no data to train on; give --data, or data.source in the settings.")
+    return _train(resolved, data if data is not None else resolved.data.source, overwrite, reporter)
+
+
+def load_training_data(settings: Settings, data: object = None) -> DataSplits:
+    """Read the data of the settings."""
+    wanted = settings.data
+    splits = load_data(
+        data if data is not None else wanted.source,
+        text_columns=wanted.text_columns,
+        label_column=wanted.label_column,
+        labels=wanted.labels or None,
+        validation_size=wanted.validation_size,
+        seed=settings.seed,
+        max_per_class={str(split): limit for split, limit in wanted.max_per_class.items()},
+    )
+    return replace(splits, labels=LabelSet.from_names(splits.labels.names, wanted.label_descriptions))
+
+
+def _train(settings: Settings, data: object, overwrite: bool, reporter: Reporter) -> Run:
+    path = Path(settings.output_dir or _default_path(settings))
+    check_free(path, overwrite)
+    formats = choose_formats(settings)
+    splits = load_training_data(settings, data)
+    for note in splits.notes:
+        reporter.say(f"  {note}")
+    prepared = prepare(settings, splits.labels, splits.train)
+    _announce(splits, prepared, reporter)
+    train_rows, cut = encode_rows(prepared.encoder, splits.train, reporter, "train")
+    validation_rows, _ = encode_rows(prepared.encoder, splits.validation, reporter, "validation")
+    if cut:
+        reporter.say(f"  {cut} of {len(train_rows)} training texts were cut to prompt.max_length tokens")
+
+    import torch
+    from accelerate import PartialState
+    from transformers import set_seed
+
+    from llmcls.training.trainer import Collator, make_trainer
+
+    reporter.say(f"Loading {prepared.base.checkpoint}: {formats.describe()}")
+    set_seed(settings.seed)
+    model = load_model(prepared.base, settings.model, formats)
+    reason = "training.packing is off" if not settings.training.packing else supports_packing(model)
+    if reason and settings.training.packing:
+        reporter.warn(f"training runs on padded batches, which are slower: {reason}.")
+    weights = resolve_class_weights(settings.training.class_weights, splits.labels, splits.train)
+    goal = Objective(
+        settings.training.objective,
+        settings.training.loss_normalization,
+        weights,
+        settings.training.label_smoothing_factor,
+    )
+    collator = Collator(
+        prepared.encoder.answers, goal, packed=not reason, pad_token_id=int(prepared.tokenizer.pad_token_id)
+    )
+    state = PartialState()
+    with ExitStack() as stack:
+        folder = _unfinished_folder(path, overwrite, state, stack)
+        trainer = make_trainer(
+            model, prepared.tokenizer, collator, train_rows, validation_rows, settings, formats,
+            prepared.base.adapter, folder / "trainer", reporter,
+        )  # fmt: skip
+        trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        reporter.say(f"Training {trainable:,} adapter parameters on {len(train_rows)} rows")
+        result = trainer.train()
+        _save_adapter(trainer, folder / "adapter")
+        if state.is_main_process:
+            peak = torch.cuda.max_memory_allocated() if formats.device.type == "cuda" else None
+            card = _describe(settings, splits, prepared, dict(result.metrics), peak, cut)
+            _write_run(folder, trainer, prepared, settings, card)
+        state.wait_for_everyone()
+    state.wait_for_everyone()
+    return Run.open(path)
+
+
+def _unfinished_folder(path: Path, overwrite: bool, state: Any, stack: ExitStack) -> Path:
+    """Rank 0 creates the folder; the others use the same one and write nothing."""
+    folder = path.with_name(f"{path.name}.unfinished")
+    if state.is_main_process:
+        folder = stack.enter_context(writing(path, overwrite))
+    state.wait_for_everyone()
+    return folder
+
+
+def _save_adapter(trainer: LabelTrainer, folder: Path) -> None:
+    """PEFT's own save, safetensors; ZeRO-3 and FSDP gather the shards first, on all ranks."""
+    sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
+    if trainer.is_world_process_zero():
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder, state_dict=state)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; run.json describes the run
+
+
+def _write_run(
+    folder: Path, trainer: LabelTrainer, prepared: Prepared, settings: Settings, card: dict[str, Any]
+) -> None:
+    prepared.tokenizer.save_pretrained(folder / "tokenizer")
+    lines = [json.dumps(entry, default=float) for entry in trainer.state.log_history]
+    (folder / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if (events := folder / "trainer" / "runs").is_dir():
+        shutil.move(events, folder / "tensorboard")
+    shutil.rmtree(folder / "trainer", ignore_errors=True)
+    write_card(folder, card, settings, prepared.encoder.template, prepared.encoder.shots)
+
+
+def _announce(splits: DataSplits, prepared: Prepared, reporter: Reporter) -> None:
+    counts = ", ".join(f"{len(splits[split])} {split}" for split in ("train", "validation", "test"))
+    reporter.say(f"Data: {counts} rows, {len(splits.labels)} labels")
+    reporter.say(
+        f"Base model: {prepared.base.name} (adapter {prepared.base.adapter.name}), "
+        f"template: {prepared.encoder.template.name}"
+    )
+    if prepared.base.name == "nano":
+        reporter.say(
+            "  'nano' is a tiny model for trying things out; for real work choose one, for example "
+            "--base-model llama-3.2-1b (`llmcls models list`)"
+        )
+    notice = prepared.encoder.frame.notice
+    if notice and prepared.encoder.is_chat:
+        reporter.warn(notice)
+
+
+def _describe(
+    settings: Settings, splits: DataSplits, prepared: Prepared, metrics: dict[str, float], peak: int | None, cut: int
+) -> dict[str, Any]:
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "labels": [{"name": label.name, "description": label.description} for label in splits.labels],
+        "template": prepared.encoder.template.name,
+        "base_model": {
+            "name": prepared.base.name,
+            "checkpoint": prepared.base.checkpoint,
+            "adapter": prepared.base.adapter.name,
+            "revision": prepared.base.config.get("_commit_hash") or prepared.base.revision,
+            "fingerprint": prepared.base.fingerprint,
+        },
+        "data": {
+            "source": settings.data.source,
+            "rows": {split: len(splits[split]) for split in ("train", "validation", "test")},
+            "fingerprint": splits.fingerprint,
+            "text_columns": list(splits.columns.text),
+            "label_column": splits.columns.label,
+            "truncated": cut,
+        },
+        "seed": settings.seed,
+        "training": {**metrics, "peak_gpu_memory_bytes": peak},
+        "plugins": {info.name: f"{info.distribution} {info.version}" for info in describe_plugins(load_plugins())},
+        "versions": {
+            "llmcls": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+        },
+    }
+
+
+def _default_path(settings: Settings) -> Path:
+    source = Path((settings.data.source or "data").rstrip("/:")).stem or "data"
+    model = Path(settings.model.base_model).name
+    return Path("runs") / f"{source}-{model}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _deep_copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}

@@ -1,0 +1,135 @@
+"""Settings and data to everything a trainer and a classifier share: base model, tokenizer, labels, encoder, rows.
+
+prepared = prepare(settings, splits, reporter)
+prepared.encoder, prepared.base
+rows = encode_rows(prepared.encoder, splits.train, reporter, "train")
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmcls.errors import LlmclsError, unknown
+from llmcls.labels import LabelSet
+from llmcls.model.loading import BaseModel, find_base_model, load_tokenizer
+from llmcls.plugin.catalog import prompt_templates
+from llmcls.progress import Reporter
+from llmcls.prompt.encoding import Encoder
+from llmcls.prompt.shots import Shots, choose_shots
+from llmcls.prompt.template import PromptTemplate
+from llmcls.records import Example
+from llmcls.settings import PromptSettings, Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Base model, tokenizer and encoder that belong together."""
+
+    base: BaseModel
+    tokenizer: PreTrainedTokenizerFast
+    encoder: Encoder
+
+
+def find_template(name: str) -> PromptTemplate:
+    """A registered template by name, or a `.j2` file by path.
+
+    Raises:
+        LlmclsError: when there is neither.
+    """
+    if name.endswith(".j2") or "/" in name:
+        return PromptTemplate.from_file(Path(name))
+    return prompt_templates()[name]
+
+
+def prepare(
+    settings: Settings, labels: LabelSet, train: Sequence[Example] = (), template: PromptTemplate | None = None
+) -> Prepared:
+    """Find and load all that turns examples into tokens.
+
+    Raises:
+        LlmclsError: for an unknown base model or template, or shots wanted without training examples.
+    """
+    template = template or find_template(settings.prompt.template)
+    base = find_base_model(settings.model)
+    tokenizer = load_tokenizer(base)
+    shots = Shots()
+    if template.uses("shots"):
+        if not train:
+            raise LlmclsError(
+                f"Template '{template.name}' shows solved examples, which need a training split or a run."
+            )
+        shots = choose_shots(train, labels, per_label=settings.prompt.shots_per_label, seed=settings.seed)
+    return Prepared(base, tokenizer, make_encoder(base, tokenizer, template, labels, settings.prompt, shots))
+
+
+def make_encoder(
+    base: BaseModel,
+    tokenizer: PreTrainedTokenizerFast,
+    template: PromptTemplate,
+    labels: LabelSet,
+    prompt: PromptSettings,
+    shots: Shots,
+) -> Encoder:
+    """The encoder for a base model, with `max_length` no longer than the model's positions reach."""
+    positions = base.config.get("max_position_embeddings") or prompt.max_length
+    return Encoder(
+        tokenizer,
+        base.adapter.frame(tokenizer),
+        template,
+        labels,
+        max_length=min(prompt.max_length, positions),
+        truncation_side=prompt.truncation_side,
+        shots=shots,
+    )
+
+
+def encode_rows(
+    encoder: Encoder, examples: Sequence[Example], reporter: Reporter, split: str
+) -> tuple[list[dict[str, Any]], int]:
+    """Encode labelled examples for the trainer.
+
+    Returns:
+        Rows with `input_ids` (the prompt) and `label` (position in the label set), and how many were truncated.
+    """
+    rows: list[dict[str, Any]] = []
+    truncated = 0
+    with reporter.track(f"Encoding {split}", total=len(examples)) as advance:
+        for start in range(0, len(examples), _CHUNK):
+            chunk = examples[start : start + _CHUNK]
+            for example, prompt in zip(chunk, encoder.encode(chunk), strict=True):
+                rows.append({"input_ids": prompt.input_ids, "label": encoder.labels.position(example.label or "")})
+                truncated += prompt.truncated
+            advance(len(chunk))
+    return rows, truncated
+
+
+def resolve_class_weights(
+    wanted: str | dict[str, float], labels: LabelSet, train: Sequence[Example]
+) -> tuple[float, ...] | None:
+    """One weight per label: `balanced` is n / (k * count), scikit-learn's formula; labels not in a mapping get 1.
+
+    Raises:
+        LlmclsError: when the mapping names an unknown label, or a label to balance has no rows.
+    """
+    if isinstance(wanted, dict):
+        for name in wanted:
+            if name not in labels.names:
+                raise LlmclsError(f"training.class_weights: {unknown('label', name, labels.names)}")
+        return tuple(wanted.get(name, 1.0) for name in labels.names)
+    if wanted == "none":
+        return None
+    counts = Counter(example.label for example in train)
+    if missing := [name for name in labels.names if not counts[name]]:
+        raise LlmclsError(
+            f"training.class_weights 'balanced': label {missing[0]!r} has no training rows; leave it out."
+        )
+    return tuple(len(train) / (len(labels) * counts[name]) for name in labels.names)

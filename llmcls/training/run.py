@@ -1,0 +1,211 @@
+"""The run directory: everything a classifier is, sealed, self-describing, written atomically.
+
+    with writing("runs/tickets") as folder: ...      # appears under its name only when complete
+    run = Run.open("runs/tickets")                   # refuses a directory that does not match its seal
+
+Layout: `run.json` (what it is, with versions and the seal), `settings.yaml`, `template.j2`, `shots.json`, `adapter/`
+(PEFT, safetensors), `tokenizer/`, `log.jsonl`. Evaluation adds `evaluation/` later, outside the seal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmcls.errors import LlmclsError, several
+from llmcls.labels import Label, LabelSet
+from llmcls.prompt.shots import Shots
+from llmcls.prompt.template import PromptTemplate
+from llmcls.records import Example
+from llmcls.settings import Settings, make_settings
+
+FORMAT = 1
+CARD = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run directory that matched its seal when it was opened.
+
+    Attributes:
+        path: the directory.
+        card: the content of `run.json`.
+    """
+
+    path: Path
+    card: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open and verify a run directory.
+
+        Raises:
+            LlmclsError: when it is no run, unfinished, of a newer format, or any sealed file is missing or changed;
+                every such file is named.
+        """
+        path = Path(path)
+        if not path.exists():
+            unfinished = (
+                f" Its training has not finished ('{_unfinished(path)}')." if _unfinished(path).exists() else ""
+            )
+            raise LlmclsError(
+                f"There is no run directory '{path}'.{unfinished} `llmcls runs list` shows what there is."
+            )
+        try:
+            card = json.loads((path / CARD).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise LlmclsError(f"'{path}' is no run directory: its {CARD} cannot be read ({error}).") from error
+        if card.get("format") != FORMAT:
+            raise LlmclsError(
+                f"'{path}' has run format {card.get('format')!r}, this llmcls reads {FORMAT}; "
+                f"use llmcls {card.get('versions', {}).get('llmcls', 'of its time')}."
+            )
+        problems = []
+        for name, digest in card["seal"].items():
+            file = path / name
+            if not file.is_file():
+                problems.append(f"{name} is missing")
+            elif _sha256(file) != digest:
+                problems.append(f"{name} has changed")
+        if problems:
+            raise LlmclsError(several(problems, f"Run '{path}' does not match its seal; restore it or train again"))
+        return cls(path, card)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings as resolved at training."""
+        return make_settings(yaml.safe_load((self.path / "settings.yaml").read_text(encoding="utf-8")))
+
+    @cached_property
+    def labels(self) -> LabelSet:
+        """The labels, in order."""
+        return LabelSet(Label(entry["name"], entry["description"]) for entry in self.card["labels"])
+
+    @cached_property
+    def template(self) -> PromptTemplate:
+        """The template it was trained with, from its own copy of the source."""
+        return PromptTemplate(self.card["template"], (self.path / "template.j2").read_text(encoding="utf-8"))
+
+    @cached_property
+    def shots(self) -> Shots:
+        """The few-shot examples it was trained with."""
+        stored = json.loads((self.path / "shots.json").read_text(encoding="utf-8"))
+        return Shots(*(tuple(Example(s["text"], s["label"]) for s in stored[part]) for part in ("examples", "spares")))
+
+    @property
+    def adapter_path(self) -> Path:
+        """The PEFT adapter's folder."""
+        return self.path / "adapter"
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer's folder."""
+        return self.path / "tokenizer"
+
+
+def write_card(folder: Path, card: dict[str, Any], settings: Settings, template: PromptTemplate, shots: Shots) -> None:
+    """Write settings, template and shots, then seal every file of the folder in `run.json`."""
+    dumped = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    (folder / "settings.yaml").write_text(dumped, encoding="utf-8")
+    (folder / "template.j2").write_text(template.source, encoding="utf-8")
+    stored = {
+        "examples": [{"text": s.text, "label": s.label} for s in shots.examples],
+        "spares": [{"text": s.text, "label": s.label} for s in shots.spares],
+    }
+    (folder / "shots.json").write_text(json.dumps(stored, ensure_ascii=False, indent=1), encoding="utf-8")
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    seal = {file.relative_to(folder).as_posix(): _sha256(file) for file in files}
+    sealed = {"format": FORMAT, **card, "seal": seal}
+    (folder / CARD).write_text(json.dumps(sealed, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+@contextmanager
+def writing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a sibling folder to write into; it takes the name `path` only when the block ends without error.
+
+    A process that is killed leaves `path` as it was. What an error leaves behind stays in `path.unfinished`.
+
+    Raises:
+        LlmclsError: when `path` exists and `overwrite` is not set, or the place cannot be written.
+    """
+    path = Path(path)
+    check_free(path, overwrite)
+    folder = _unfinished(path)
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise LlmclsError(
+            f"Run directory '{path}' cannot be created: {error.strerror}. Choose --output-dir."
+        ) from error
+    try:
+        yield folder
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise LlmclsError(f"Writing the run failed: {error}. What was written is in '{folder}'.") from error
+    _flush(folder)
+    if path.exists():
+        replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        path.rename(replaced / path.name)
+        folder.rename(path)
+        shutil.rmtree(replaced)
+    else:
+        folder.rename(path)
+
+
+def check_free(path: str | Path, overwrite: bool) -> None:
+    """Refuse to write over what is there.
+
+    Raises:
+        LlmclsError: when `path` exists, unless it is a run and `overwrite` is set.
+    """
+    path = Path(path)
+    if not path.exists():
+        return
+    if not overwrite:
+        raise LlmclsError(f"'{path}' exists already; choose another --output-dir, or replace it with --overwrite.")
+    if not (path / CARD).is_file():
+        raise LlmclsError(f"'{path}' is no run directory, so --overwrite will not delete it; choose another.")
+
+
+def list_runs(root: str | Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Every run below `root` (two levels), newest first, unverified."""
+    found = []
+    for file in {*Path(root).glob(f"*/{CARD}"), *Path(root).glob(f"*/*/{CARD}")}:
+        try:
+            found.append((file.parent, json.loads(file.read_text(encoding="utf-8"))))
+        except (OSError, json.JSONDecodeError) as error:
+            raise LlmclsError(f"'{file}' cannot be read: {error}.") from error
+    return sorted(found, key=lambda entry: entry[1].get("created", ""), reverse=True)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f"{path.name}.unfinished")
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
+    with file.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    """Flush a folder's files to the disk, so that a rename never outlives its content."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())

@@ -1,0 +1,223 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from torch.nn.functional import cross_entropy
+
+from llmcls.engine import (
+    LabelTrie,
+    Objective,
+    PackedScorer,
+    packed_batch,
+    packed_loss,
+    padded_batch,
+    padded_loss,
+)
+from llmcls.engine.decoder import evaluating
+from llmcls.errors import LlmclsError
+
+from .conftest import build
+
+ANSWERS = [[5, 7, 2], [5, 8, 2], [5, 8, 9, 2], [9, 2], [11, 12, 13, 2], [11, 12, 14, 2]]
+TRIE = LabelTrie(ANSWERS)
+PROMPTS = [[1, 3, 4, 30, 31], [1, 3, 4, 32], [1, 3, 4, 33, 34, 35, 36], [1, 3, 4, 30, 40], [1, 3, 4, 41], [1, 3, 4, 41]]
+LABELS = [2, 3, 0, 1, 5, 2]
+WEIGHTS = (1.0, 2.0, 0.5, 3.0, 1.5, 0.25)
+OBJECTIVES = [
+    Objective(name, normalization, weights, smoothing)
+    for name, normalization in (("sft", "example"), ("sft", "token"), ("label", "example"))
+    for weights in (None, WEIGHTS)
+    for smoothing in (0.0, 0.1)
+]
+MODEL = build()
+answer_sets = st.lists(st.lists(st.integers(3, 6), max_size=4), min_size=2, max_size=10, unique_by=tuple).map(
+    lambda names: [[*name, 2] for name in names]
+)
+prompt_sets = st.tuples(
+    st.lists(st.integers(3, 96), max_size=6),
+    st.lists(st.lists(st.integers(3, 96), min_size=1, max_size=7), min_size=1, max_size=4),
+).map(lambda pair: [pair[0] + own for own in pair[1]])
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same_training(model, prompts, labels, trie, objective, tolerance=1e-5, floor=0.0):
+    packed = packed_loss(model, packed_batch(prompts, labels, trie, objective))
+    padded = padded_loss(model, padded_batch(prompts, labels, trie, objective, pad_token_id=0))
+    assert packed.dtype == torch.float32
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-5)
+    fast, slow = gradients(model, packed), gradients(model, padded)
+    assert fast.keys() == slow.keys()
+    # With `floor`, a gradient that is nothing but rounding (queries with a single key have an exact gradient of zero)
+    # is measured against the whole gradient instead of itself.
+    whole = torch.cat([gradient.flatten() for gradient in slow.values()]).norm()
+    for name, gradient in slow.items():
+        assert (fast[name] - gradient).norm() <= tolerance * max(gradient.norm(), floor * whole), name
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_packed_training_is_padded_training(objective):
+    assert_same_training(MODEL, PROMPTS, LABELS, TRIE, objective)
+
+
+@settings(max_examples=40, deadline=None)
+@given(answers=answer_sets, prompts=prompt_sets, objective=st.sampled_from(OBJECTIVES), data=st.data())
+def test_packed_training_is_padded_training_for_any_batch(answers, prompts, objective, data):
+    labels = data.draw(st.lists(st.integers(0, len(answers) - 1), min_size=len(prompts), max_size=len(prompts)))
+    weights = None if objective.class_weights is None else tuple(1.0 + label for label in range(len(answers)))
+    objective = Objective(objective.name, objective.normalization, weights, objective.label_smoothing)
+    assert_same_training(MODEL, prompts, labels, LabelTrie(answers), objective, floor=0.1)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES[::3], ids=str)
+def test_lora_gradients(objective):
+    model = get_peft_model(build(), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    assert_same_training(model, PROMPTS, LABELS, TRIE, objective)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma", "gpt2", "granite"])
+def test_other_architectures(kind):
+    # gpt2 has dropout by default, which the two paths draw differently.
+    config = {"gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}, "granite": {"logits_scaling": 3.0}}
+    model = build(kind, **config.get(kind, {}))
+    for objective in (OBJECTIVES[0], OBJECTIVES[-1]):
+        assert_same_training(model, PROMPTS, LABELS, TRIE, objective, tolerance=3e-5)
+
+
+def test_gradient_checkpointing():
+    model = build()
+    model.activation_checkpointing_enable()
+    assert_same_training(model, PROMPTS, LABELS, TRIE, OBJECTIVES[0])
+
+
+def naive_rows(objective):
+    """Per row: (logits, target, valid tokens) of every scored step, one plain forward a row."""
+    for prompt, label in zip(PROMPTS, LABELS, strict=True):
+        answer = ANSWERS[label]
+        logits = MODEL(torch.tensor([prompt + answer])).logits[0]
+        steps = []
+        for at, token in enumerate(answer):
+            valid = sorted({a[at] for a in ANSWERS if a[:at] == answer[:at]})
+            if objective.name == "sft":
+                steps.append((logits[len(prompt) - 1 + at], token))
+            elif len(valid) > 1:
+                steps.append((logits[len(prompt) - 1 + at][valid], valid.index(token)))
+        yield steps
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_loss_is_its_formula(objective):
+    """Against torch's own cross_entropy (and its label smoothing), row by row."""
+    total = divisor = 0.0
+    for steps, label in zip(naive_rows(objective), LABELS, strict=True):
+        weight = 1.0 if objective.class_weights is None else WEIGHTS[label]
+        losses = [
+            cross_entropy(logits[None], torch.tensor([target]), label_smoothing=objective.label_smoothing)
+            for logits, target in steps
+        ]
+        by_token = objective.name == "sft" and objective.normalization == "token"
+        mean = objective.name == "sft" and not by_token
+        total = total + weight * sum(losses) / (len(losses) if mean else 1)
+        divisor += weight * (len(losses) if by_token else 1)
+    loss = packed_loss(MODEL, packed_batch(PROMPTS, LABELS, TRIE, objective))
+    torch.testing.assert_close(loss, total / divisor, atol=1e-5, rtol=1e-5)
+
+
+def test_label_objective_is_minus_the_predicted_log_probability():
+    """Train what you decode."""
+    with evaluating(MODEL), torch.no_grad():
+        loss = packed_loss(MODEL, packed_batch(PROMPTS, LABELS, TRIE, Objective("label")))
+    local = PackedScorer(MODEL, TRIE).score(PROMPTS).local
+    assert float(loss) == pytest.approx(-float(local[torch.arange(len(LABELS)), LABELS].mean()), abs=1e-5)
+
+
+def test_label_objective_on_single_tokens_is_softmax_regression():
+    answers = [[20], [21], [22]]
+    trie, labels = LabelTrie(answers), [0, 2, 1, 1, 0, 2]
+    logits = torch.stack([MODEL(torch.tensor([p])).logits[0, -1, 20:23] for p in PROMPTS])
+    expected = cross_entropy(logits, torch.tensor(labels))
+    loss = packed_loss(MODEL, packed_batch(PROMPTS, labels, trie, Objective("label")))
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_token_normalization_is_the_hugging_face_loss():
+    """What transformers (and TRL, which relies on it) computes from `labels` padded by -100."""
+    batch = padded_batch(PROMPTS, LABELS, TRIE, Objective(normalization="token"), pad_token_id=0)
+    labels = torch.full_like(batch["input_ids"], -100)
+    for row, (prompt, label) in enumerate(zip(PROMPTS, LABELS, strict=True)):
+        labels[row, len(prompt) : len(prompt) + len(ANSWERS[label])] = torch.tensor(ANSWERS[label])
+    expected = MODEL(batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
+    loss = packed_loss(MODEL, packed_batch(PROMPTS, LABELS, TRIE, Objective(normalization="token")))
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES[1::4], ids=str)
+def test_accumulated_micro_batches_are_one_large_batch(objective):
+    whole = gradients(MODEL, packed_loss(MODEL, packed_batch(PROMPTS, LABELS, TRIE, objective)))
+    halves = [packed_batch(PROMPTS[at], LABELS[at], TRIE, objective) for at in (slice(0, 2), slice(2, None))]
+    normalizer = sum(batch["normalizer"] for batch in halves)
+    parts = [gradients(MODEL, packed_loss(MODEL, batch, normalizer)) for batch in halves]
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[0][name] + parts[1][name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_the_prefix_is_laid_out_once_and_the_end_token_never():
+    batch = packed_batch(PROMPTS, LABELS, TRIE, Objective())
+    assert batch["input_ids"].tolist()[0] == [
+        *(1, 3, 4),
+        *(30, 31, 5, 8, 9),
+        *(32, 9),
+        *(33, 34, 35, 36, 5, 7),
+        *(30, 40, 5, 8),
+        *(41, 11, 12, 14),
+        *(41, 5, 8, 9),
+    ]
+    assert all(value.device.type == "cpu" for value in batch.values())
+
+
+def test_logits_only_at_label_positions(monkeypatch):
+    shapes = []
+    monkeypatch.setattr(
+        MODEL.lm_head,
+        "forward",
+        lambda hidden: (shapes.append(hidden.shape), type(MODEL.lm_head).forward(MODEL.lm_head, hidden))[1],
+    )
+    packed_loss(MODEL, packed_batch(PROMPTS, LABELS, TRIE, Objective()))
+    assert [shape[:2] for shape in shapes] == [(1, sum(len(ANSWERS[label]) for label in LABELS))]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "stf"}, "Did you mean 'sft'"),
+        ({"normalization": "row"}, "Unknown normalization 'row'"),
+        ({"class_weights": (1.0, 0.0)}, "Class weight 0.0 of label 1"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+    ],
+)
+def test_objectives_are_checked_at_birth(options, said):
+    with pytest.raises(LlmclsError, match=said):
+        Objective(**options)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "labels", "trie", "objective", "said"),
+    [
+        ([], [], TRIE, Objective(), "0 prompts and 0 labels"),
+        ([[1]], [0, 1], TRIE, Objective(), "1 prompts and 2 labels"),
+        ([[1], []], [0, 1], TRIE, Objective(), "prompt 1 has no tokens"),
+        ([[1]], [6], TRIE, Objective(), "Label index 6"),
+        ([[1]], [0], TRIE, Objective(class_weights=(1.0,)), "1 class weights for 6 labels"),
+        ([[1]], [0], LabelTrie([[5, 2]]), Objective("label"), "only one label"),
+    ],
+)
+def test_batches_are_checked(prompts, labels, trie, objective, said):
+    with pytest.raises(LlmclsError, match=said):
+        packed_batch(prompts, labels, trie, objective)
+    with pytest.raises(LlmclsError, match=said):
+        padded_batch(prompts, labels, trie, objective, pad_token_id=0)

@@ -1,0 +1,212 @@
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from llmcls import LlmclsError
+from llmcls.settings import Section, Settings, fields, load_settings, make_settings, starter_file, unknown_setting
+
+PACKAGE = Path(__file__).resolve().parents[1] / "llmcls"
+
+
+def test_defaults():
+    assert load_settings() == Settings() == make_settings({})
+
+
+def test_later_sources_win_and_sections_merge(tmp_path):
+    (tmp_path / "a.yaml").write_text("lora: {r: 4, lora_alpha: 8}\ntraining: {max_steps: 7}\n")
+    (tmp_path / "b.yaml").write_text("lora: {r: 5}\n")
+    settings = load_settings([tmp_path / "a.yaml", tmp_path / "b.yaml"], ["lora.r=6", "lora.r=9", "seed=1"])
+    assert (settings.lora.r, settings.lora.lora_alpha, settings.training.max_steps, settings.seed) == (9, 8, 7, 1)
+    assert load_settings([tmp_path / "a.yaml", tmp_path / "b.yaml"]).lora.r == 5
+    assert settings.lora.lora_dropout == Settings().lora.lora_dropout
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [
+        ("training.learning_rate=2e-4", 2e-4),
+        ("training.learning_rate = 0.001", 1e-3),
+        ("training.learning_rate=null", None),
+        ("training.packing=false", False),
+        ("training.class_weights={spam: 2, ham: 1}", {"spam": 2.0, "ham": 1.0}),
+        ("training.class_weights.spam=3", {"spam": 3.0}),
+        ("data.text_columns=body", ("body",)),
+        ("data.text_columns=[title, abstract]", ("title", "abstract")),
+        ("data.label_column=a=b", "a=b"),
+        ("model.base_model=me/model-1e", "me/model-1e"),
+        ("lora.target_modules=[q_proj, v_proj]", ("q_proj", "v_proj")),
+        ("lora.target_modules=all-linear", "all-linear"),
+        ("data.max_per_class.train=2000", {"train": 2000}),
+        ("output_dir=C:\\runs\\1", "C:\\runs\\1"),
+    ],
+)
+def test_assignments(assignment, value):
+    found = load_settings([], [assignment])
+    for part in assignment.partition("=")[0].strip().removesuffix(".spam").removesuffix(".train").split("."):
+        found = getattr(found, part)
+    assert found == value and type(found) is type(value)
+
+
+def test_an_assignment_replaces_what_is_no_section(tmp_path):
+    (tmp_path / "a.yaml").write_text("training: {class_weights: balanced}\n")
+    assert load_settings([tmp_path / "a.yaml"], ["training.class_weights.spam=2"]).training.class_weights == {"spam": 2}
+
+
+@pytest.mark.parametrize("text", ["lora.r", "=3", " =3", ""])
+def test_no_assignment(text):
+    with pytest.raises(LlmclsError, match=r"is no assignment; write it as training\.max_steps=100"):
+        load_settings([], [text])
+
+
+def test_all_problems_at_once_with_suggestions():
+    with pytest.raises(LlmclsError) as caught:
+        make_settings(
+            {
+                "lora": {"rank": 4, "r": 0, "lora_dropuot": 0.1},
+                "training": {"max_step": 3, "num_train_epochs": "many"},
+                "model": {"quantization": "5bit"},
+                "trainning": {},
+                "max_steps": 4,
+            }
+        )
+    message = str(caught.value)
+    assert "8 problems" in message
+    for part in (
+        "no setting 'lora.rank'",
+        "lora.r = 0: ",
+        "'lora.lora_dropuot'; did you mean 'lora.lora_dropout'?",
+        "'training.max_step'; did you mean 'training.max_steps'?",
+        "training.num_train_epochs = 'many': ",
+        "model.quantization = '5bit': input should be 'none', '8bit' or '4bit'",
+        "'trainning'; did you mean 'training'?",
+        "'max_steps'; did you mean 'training.max_steps'?",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"training": {"load_best_model_at_end": True}}, "needs save_strategy"),
+        (
+            {"training": {"load_best_model_at_end": True, "save_strategy": "no", "eval_strategy": "no"}},
+            "needs eval_strategy",
+        ),
+        ({"training": {"eval_strategy": "steps"}}, "needs eval_steps"),
+        ({"training": {"max_steps": 0}}, "max_steps is 0"),
+        ({"training": {"max_steps": -2}}, "max_steps is -2"),
+        ({"training": {"objective": "label", "loss_normalization": "token"}}, "must be 'example'"),
+        ({"training": {"class_weights": {"spam": -1, "ham": 0}}}, "'spam' has weight -1.*'ham' has weight 0"),
+        ({"lora": {"use_dora": True}, "model": {"quantization": "8bit"}}, "use_dora does not work"),
+    ],
+)
+def test_impossible_combinations(values, says):
+    with pytest.raises(LlmclsError, match=says):
+        make_settings(values)
+
+
+def test_unknown_settings():
+    assert unknown_setting("learning_rate") == (
+        "there is no setting 'learning_rate'; did you mean 'training.learning_rate'?"
+    )
+    assert unknown_setting("lora.zzzzzz").endswith("`llmcls config init` prints all.")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"a: [", "no valid YAML"),
+        (b"- 1\n- 2\n", "must hold sections"),
+        (b"lora: 3\n", "lora = 3: "),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b"1: 2\n", "1"),
+    ],
+)
+def test_bad_files(tmp_path, content, says):
+    (tmp_path / "bad.yaml").write_bytes(content)
+    with pytest.raises(LlmclsError, match=says):
+        load_settings([tmp_path / "bad.yaml"])
+
+
+def test_missing_and_empty_files(tmp_path):
+    with pytest.raises(LlmclsError, match=r"nowhere\.yaml' cannot be read"):
+        load_settings([tmp_path / "nowhere.yaml"])
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    assert load_settings([tmp_path / "empty.yaml"]) == Settings()
+
+
+def test_the_starter_file_is_the_defaults(tmp_path):
+    text = starter_file()
+    (tmp_path / "start.yaml").write_text(text, encoding="utf-8")
+    assert load_settings([tmp_path / "start.yaml"]) == Settings()
+    lines = text.splitlines()
+    for name, info in fields():
+        key = name.rpartition(".")[2]
+        position = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{key}:"))
+        assert lines[position - 1].strip().startswith(f"# {info.description}")
+        assert not lines[position].strip().startswith("#")
+
+
+def test_every_setting_has_one_line_of_description():
+    for name, info in fields():
+        assert info.description and info.description == info.description.strip() and "\n" not in info.description, name
+        assert info.description.endswith((".", "}")), name
+    for name, info in Settings.model_fields.items():
+        assert info.description, name
+
+
+def test_settings_are_final():
+    settings = Settings()
+    with pytest.raises(ValidationError):
+        settings.seed = 1
+    with pytest.raises(ValidationError):
+        settings.lora.r = 1
+
+
+@hypothesis_settings(max_examples=40, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "seed": st.integers(0, 2**32),
+            "output_dir": st.none() | st.text(),
+            "lora": st.fixed_dictionaries({}, optional={"r": st.integers(1, 512), "lora_dropout": st.floats(0, 0.9)}),
+            "data": st.fixed_dictionaries(
+                {},
+                optional={
+                    "labels": st.lists(st.text(min_size=1), max_size=5),
+                    "label_descriptions": st.dictionaries(st.text(), st.text(), max_size=3),
+                },
+            ),
+        },
+    )
+)
+def test_what_a_run_saves_can_be_loaded(values):
+    settings = make_settings(values)
+    assert make_settings(yaml.safe_load(yaml.safe_dump(settings.model_dump(mode="json")))) == settings
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_every_setting_is_read_by_something():
+    read = set()
+    for path in PACKAGE.rglob("*.py"):
+        if path != PACKAGE / "settings.py":
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    unread = [name for name, _ in fields() if name.rpartition(".")[2] not in read]
+    assert not unread, f"nothing in llmcls/ reads {unread}"
+
+
+def test_sections_document_themselves():
+    def sections(of):
+        for info in of.model_fields.values():
+            if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+                yield info.annotation
+
+    assert all(section.__doc__ and section.__doc__ != Section.__doc__ for section in sections(Settings))
