@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -209,8 +210,10 @@ class Settings(Section):
         return self
 
 
-def load_settings(files: Iterable[str | Path] = (), assignments: Iterable[str] = ()) -> Settings:
-    """Merge YAML files and `dotted.key=value` assignments, later ones winning, and check the result.
+def load_settings(
+    files: Iterable[str | Path] = (), assignments: Iterable[str] = (), options: Mapping[str, Any] | None = None
+) -> Settings:
+    """Merge YAML files, `dotted.key=value` assignments and `{dotted.key: value}` options, later ones winning.
 
     Raises:
         LlmclsError: with every unknown key, wrong type and impossible combination in one message.
@@ -220,6 +223,8 @@ def load_settings(files: Iterable[str | Path] = (), assignments: Iterable[str] =
         _merge(merged, _read_yaml(Path(path)))
     for assignment in assignments:
         _merge(merged, _parse_assignment(assignment))
+    for key, value in (options or {}).items():
+        _merge(merged, nest(key, value))
     return make_settings(merged)
 
 
@@ -296,13 +301,16 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
     except yaml.YAMLError:
         parsed = value
     if isinstance(parsed, str):
-        try:
-            parsed = float(parsed) if "e" in parsed.lower() else parsed  # YAML 1.1 reads 2e-4 as text
-        except ValueError:
-            parsed = value
-    for part in reversed(key.strip().split(".")):
-        parsed = {part: parsed}
-    return dict(parsed)
+        with suppress(ValueError):
+            parsed = float(parsed)  # YAML 1.1 reads 2e-4 as text
+    return nest(key.strip(), parsed)
+
+
+def nest(key: str, value: Any) -> dict[str, Any]:
+    """`nest("lora.r", 8)` is `{"lora": {"r": 8}}`."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:

@@ -59,12 +59,8 @@ def settings_options(function: F) -> F:
 
 def gather_settings(files: Sequence[str], assignments: Sequence[str], **options: Any) -> Settings:
     """Settings from files, then `--set`, then options; an option's name is the setting's with `__` for the dot."""
-    given = [
-        f"{name.replace('__', '.')}={json.dumps(list(value) if isinstance(value, tuple) else value)}"
-        for name, value in options.items()
-        if value not in (None, ())
-    ]
-    return load_settings(files, [*assignments, *given])
+    given = {name.replace("__", "."): value for name, value in options.items() if value not in (None, ())}
+    return load_settings(files, assignments, given)
 
 
 def start(quiet: bool, as_json: bool = False) -> Reporter:

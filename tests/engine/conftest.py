@@ -11,6 +11,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from llmcls.engine import state
+
 VOCABULARY = 97
 
 
@@ -20,6 +22,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _always_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use even the shortest shared prefix: the prompts of most tests share a few tokens only."""
+    monkeypatch.setattr(state, "WORTH_SHARING", 1)
 
 
 def build(kind: str = "llama", **config: Any) -> Any:

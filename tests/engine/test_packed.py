@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from llmcls.engine import PackedScorer, reference_scores, supports_packing
+from llmcls.engine import PackedScorer, reference_scores, state, supports_packing
 from llmcls.engine.decoder import VERIFIED
+from llmcls.engine.state import TreeState
 from llmcls.errors import LlmclsError
 
 from .conftest import VOCABULARY, build
@@ -152,8 +153,10 @@ def test_rows_do_not_depend_on_neighbours_order_or_pack_size():
     torch.testing.assert_close(alone, together.local, atol=2e-5, rtol=0)
 
 
-def test_one_scorer_serves_many_templates_in_turn():
+@pytest.mark.parametrize("worth_sharing", [1, 32])
+def test_one_scorer_serves_many_templates_in_turn(monkeypatch, worth_sharing):
     """Kept prefixes are reused whole, cut short, extended and evicted, and are never polluted."""
+    monkeypatch.setattr(state, "WORTH_SHARING", worth_sharing)
     scorer = PackedScorer(MODEL, ANSWERS, pack_tokens=32)
     rng = random.Random(0)
     templates = [[rng.randrange(3, 97) for _ in range(40)] for _ in range(6)]
@@ -239,6 +242,21 @@ def test_the_model_is_left_as_found():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.is_grad_enabled()
+
+
+def test_the_cache_holds_no_more_than_can_still_be_seen(monkeypatch):
+    held = []
+    feed = TreeState.feed
+
+    def watched(self, chunk):
+        held.append(len(self._enter))
+        return feed(self, chunk)
+
+    monkeypatch.setattr(TreeState, "feed", watched)
+    prompts = prompts_of(30, prefix=range(3, 43), longest=12)
+    PackedScorer(MODEL, ANSWERS, pack_tokens=10).score(prompts, want_global=True)
+    assert len(held) > 30
+    assert max(held) <= 40 + 11 + max(map(len, ANSWERS))
 
 
 def test_progress_counts_every_row_once():

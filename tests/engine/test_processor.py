@@ -91,13 +91,20 @@ def test_dead_sequences_can_only_pad():
 
 def test_checkpoints_own_generation_settings_do_not_interfere(make_model):
     model = make_model()
-    plain = generate_labels(model, [[1, 5, 5, 9], [1, 7]], ANSWERS, pad_token_id=0)
+    prompts = [[1, 5, 9, at] for at in range(20, 50)]
+    plain = generate_labels(model, prompts, ANSWERS, pad_token_id=0).tolist()
+    assert len(set(plain)) > 3
     model.generation_config.repetition_penalty = 50.0
     model.generation_config.suppress_tokens = [5, 9]
     model.generation_config.min_new_tokens = 4
     saved = model.generation_config
-    assert generate_labels(model, [[1, 5, 5, 9], [1, 7]], ANSWERS, pad_token_id=0).tolist() == plain.tolist()
+    assert generate_labels(model, prompts, ANSWERS, pad_token_id=0).tolist() == plain
     assert model.generation_config is saved
+
+
+def test_answers_longer_than_the_default_length(llama):
+    answers = [[5] * 30 + [2], [5] * 30 + [6, 2]]
+    assert set(generate_labels(llama, [[1, at] for at in range(20, 40)], answers, pad_token_id=0).tolist()) == {0, 1}
 
 
 def test_answers_that_share_an_end_token_with_the_inside_of_others(llama):
