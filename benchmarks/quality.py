@@ -75,7 +75,9 @@ def main() -> None:
 
 def format_row(key: str, result: dict) -> str:
     """One line of the Markdown table."""
-    cells = [f"{result[kind][figure]:.3f}" for kind in ("before", "after", "baseline") for figure in ("accuracy", "macro_f1")]
+    cells = [
+        f"{result[kind][figure]:.3f}" for kind in ("before", "after", "baseline") for figure in ("accuracy", "macro_f1")
+    ]
     return f"| {key} | {' | '.join(cells)} | {result['train_seconds']:.0f} s | {result['rows_per_second']:.0f}/s |"
 
 

@@ -23,6 +23,8 @@ from llmcls.errors import LlmclsError, several
 
 # A single name may stand for a list of one: --set data.text_columns=body
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+# YAML 1.1 reads a bare `no` as false.
+NoIsText = BeforeValidator(lambda value: "no" if value is False else value)
 Quantization = Literal["none", "8bit", "4bit"]
 
 
@@ -131,7 +133,7 @@ class TrainingSettings(Section):
     max_grad_norm: float = Field(1.0, ge=0, description="Gradient clipping; 0 switches it off.")
     label_smoothing_factor: float = Field(0.0, ge=0, lt=1, description="Probability spread over the other choices.")
     optim: str = Field("adamw_torch", description="Optimizer, as transformers names them.")
-    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = Field(
+    mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], NoIsText] = Field(
         "auto", description="Autocast type; auto: bf16 where the GPU has it, else fp16, none on a CPU."
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, slower.")
@@ -139,9 +141,13 @@ class TrainingSettings(Section):
         True, description="Train on shared-prefix packed trees where the model's attention allows it; same gradients."
     )
     logging_steps: float = Field(10, gt=0, description="Steps between two log lines; a share of all steps below 1.")
-    eval_strategy: Literal["no", "steps", "epoch"] = Field("epoch", description="When the validation loss is taken.")
+    eval_strategy: Annotated[Literal["no", "steps", "epoch"], NoIsText] = Field(
+        "epoch", description="When the validation loss is taken."
+    )
     eval_steps: float | None = Field(None, gt=0, description="Steps between evaluations when eval_strategy is steps.")
-    save_strategy: Literal["no", "steps", "epoch"] = Field("no", description="When checkpoints are written.")
+    save_strategy: Annotated[Literal["no", "steps", "epoch"], NoIsText] = Field(
+        "no", description="When checkpoints are written."
+    )
     save_steps: float = Field(500, gt=0, description="Steps between checkpoints when save_strategy is steps.")
     save_total_limit: int | None = Field(2, ge=1, description="How many checkpoints are kept.")
     load_best_model_at_end: bool = Field(False, description="Keep the checkpoint with the best validation loss.")
