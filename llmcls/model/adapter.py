@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # Tokens that families reserve for padding, tried in this order when the tokenizer's own pad token ends answers.
 _PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<pad>", "[PAD]", "<|pad|>", "<PAD>", "<|endoftext|>", "<unk>")
+# Hides the function that templates ask for today's date. transformers takes no function of ours as an argument.
+_NO_DATE = "{% macro strftime_now(format) %}{% endmacro %}\n"
+_BRACKETED = re.compile(r"<+[^<>\s]+>+|\[[^\[\]\s]+\]")
 
 
 class BaseModelAdapter:
@@ -66,20 +70,28 @@ class BaseModelAdapter:
         for token in (tokenizer.pad_token, *_PAD_CANDIDATES, tokenizer.unk_token, tokenizer.bos_token):
             if token and token not in ends and token in vocabulary:
                 return str(token)
-        for token in sorted(tokenizer.all_special_tokens):
+        for token in sorted(control_tokens(tokenizer)):
             if token not in ends:
-                return str(token)
-        # GPT-2 has one special token for everything. Padding is always masked, so any other token will do.
-        return str(tokenizer.convert_ids_to_tokens(0 if tokenizer.eos_token_id != 0 else 1))
+                return token
+        # GPT-2 has one special token for everything. Padding is always masked, so any other token will do, but once
+        # saved, a pad token is split off wherever its string stands in a text. "Ġgazed" stands in none: text has " ".
+        pieces = sorted(set(vocabulary) - ends, key=lambda piece: int(vocabulary[piece]), reverse=True)
+        return str(next((piece for piece in pieces if piece[0] in "Ġ▁" and len(piece) > 3), pieces[0]))
 
     def frame(self, tokenizer: PreTrainedTokenizerFast) -> Frame:
         """How this family wants its prompts framed (see `llmcls.prompt.frame.Frame`)."""
         if tokenizer.chat_template:
+            one_turn = render_chat_template(tokenizer, [Message("user", mark("x", "data"))])
+            bos = tokenizer.bos_token or ""
+            if bos and one_turn.count(bos) > 1:
+                bos = ""  # SmolLM calls the token that begins every turn so
+            # Zephyr's template leaves BOS to the tokenizer.
+            missing = "" if one_turn.startswith(bos) or not _adds(tokenizer, bos) else bos
             return Frame(
-                bos_token=tokenizer.bos_token or "",
+                bos_token=bos,
                 end_token=self._eos(tokenizer),
                 turn_end_token=self.turn_end_token(tokenizer),
-                chat=lambda messages: render_chat_template(tokenizer, messages),
+                chat=lambda messages: missing + render_chat_template(tokenizer, messages),
                 turn_markers=find_turn_markers(tokenizer),
             )
         return Frame(
@@ -101,8 +113,9 @@ class BaseModelAdapter:
         probe = mark("x", "data")
         turns = [Message("user", mark("y", "data")), Message("assistant", probe)]
         behind = render_chat_template(tokenizer, turns, add_generation_prompt=False).rpartition(probe)[2].lstrip()
-        specials = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
-        return next((str(token) for token in specials if behind.startswith(token)), self._eos(tokenizer))
+        # Added tokens that are not declared special count too: some fine-tunes forget to.
+        added = sorted((token.content for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+        return next((token for token in added if token.strip() and behind.startswith(token)), self._eos(tokenizer))
 
     def _eos(self, tokenizer: PreTrainedTokenizerFast) -> str:
         if not tokenizer.eos_token:
@@ -129,35 +142,48 @@ def render_chat_template(
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 enable_thinking=False,
-                strftime_now=lambda _format: "",
+                chat_template=_NO_DATE + tokenizer.get_chat_template(),
                 date_string="",
             )
         )
 
     try:
         return apply(messages)
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
         if messages[0].role == "system" and len(messages) > 1 and messages[1].role == "user":
             merged = Message("user", f"{messages[0].content}\n\n{messages[1].content}")
             return render_chat_template(tokenizer, [merged, *messages[2:]], add_generation_prompt)
         raise LlmclsError(f"The model's chat template fails: {error}; use the template 'instruction'.") from error
 
 
+def control_tokens(tokenizer: PreTrainedTokenizerFast) -> set[str]:
+    """Every token that the tokenizer declares special, with or without a role such as `eos_token`."""
+    declared = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return declared | set(map(str, tokenizer.all_special_tokens))
+
+
 def find_turn_markers(tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
     """The lines a chat template writes between contents, control tokens taken out: `<|user|>`, `[INST]`, `USER:`.
 
     Lines that are a plain word (`user` between ChatML's control tokens) are no markers: only with the control tokens
-    around them do they mean anything.
+    around them do they mean anything. Nor is what stands above the line before the first content: a system prompt
+    of the model's own, which is ordinary text. Parts in brackets (`<<SYS>>` of `[INST] <<SYS>>`), and added tokens
+    of the chat template that are not declared special, are markers by themselves.
     """
     probes = [mark(letter, "data") for letter in "suaw"]
     turns = [Message(role, probe) for role, probe in zip(("user", "assistant", "user"), probes[1:], strict=True)]
     rendered = [render_chat_template(tokenizer, turns)]
     rendered.append(render_chat_template(tokenizer, [Message("system", probes[0]), *turns]))
-    markers = set()
+    controls = control_tokens(tokenizer)
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()} - controls
+    known = [*rendered, tokenizer.get_chat_template()]
+    markers = {token for token in added if token.strip() and any(token in text for text in known)}
     for text in rendered:
-        for boundary in (*probes, *tokenizer.all_special_tokens):
-            text = text.replace(boundary, "\n")
-        markers |= {line.strip() for line in text.splitlines()}
+        for token in controls:
+            text = text.replace(token, "\n")
+        before, *rest = re.split("|".join(map(re.escape, probes)), text)
+        lines = [*before.splitlines()[-1:], *before.strip().splitlines()[-1:], *"\n".join(rest).splitlines()]
+        markers |= {part for line in lines for part in (line.strip(), *_BRACKETED.findall(line))}
     return tuple(sorted(m for m in markers if len(m) > 2 and not m.replace(" ", "").isalnum()))
 
 
@@ -165,3 +191,7 @@ def plain_chat(messages: Sequence[Message]) -> str:
     """Roles as plain headings, for models that know no chat format."""
     turns = [f"### {message.role.capitalize()}:\n{message.content}\n\n" for message in messages]
     return "".join(turns) + "### Assistant:\n"
+
+
+def _adds(tokenizer: PreTrainedTokenizerFast, bos: str) -> bool:
+    return bos in tokenizer.convert_ids_to_tokens(tokenizer("x").input_ids)

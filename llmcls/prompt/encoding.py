@@ -11,17 +11,19 @@ there is no second place that decides this.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from itertools import islice, pairwise, takewhile
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.prompt.frame import Frame, Prompt
-from llmcls.prompt.marks import Origin, Span, clean, mark, unmark
+from llmcls.prompt.marks import REPLACEMENT, Origin, Span, clean, mark, unmark
 from llmcls.prompt.shots import Shots
-from llmcls.prompt.template import PROBE, PromptTemplate
+from llmcls.prompt.template import PROBES, PromptTemplate
 from llmcls.records import Example
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ TruncationSide = Literal["right", "left"]
 
 # Token boundaries depend on nearby characters only; answers are tokenised behind this much of the prompt's end.
 _CONTEXT = 256
+# A cut row may stay this many tokens below the limit; finding the last one would cost more tokenisations.
+_SLACK = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,15 @@ class TokenView:
     id: int
     text: str
     origin: Origin
+
+
+class _Tokens(NamedTuple):
+    """A framed prompt, its tokens, and the characters `[start, end)` that each token stands for."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    text: str
+    spans: list[Span]
 
 
 class Encoder:
@@ -92,9 +105,15 @@ class Encoder:
         self.max_length = max_length
         self.truncation_side = truncation_side
         self.shots = shots or Shots()
-        added = tokenizer.added_tokens_decoder.items()
-        self._control_ids = frozenset(token_id for token_id, token in added if token.special)
-        controls = [token.content for _, token in added if token.special]
+        controls = {
+            token.content: token_id
+            for token_id, token in tokenizer.added_tokens_decoder.items()
+            if token.special or token.content in frame.turn_markers
+        }
+        # Where a piece of ordinary text serves as padding (GPT-2), that id in a text is no forgery.
+        self._control_ids = frozenset(
+            token_id for content, token_id in controls.items() if content in str(tokenizer.decode([token_id]))
+        )
         markers = sorted({*controls, *frame.turn_markers}, key=len, reverse=True)
         self._forgeries = re.compile("|".join(map(re.escape, markers)) or r"(?!)")
         self._fix_boundary()
@@ -116,23 +135,23 @@ class Encoder:
             LlmclsError: when the prompt is too long without any text.
         """
         examples = list(examples)
+        rows = [(example, self.shots.without(example)) for example in examples]
         encoded = []
-        for example, ids in zip(examples, self._tokenize([self._frame(row) for row in examples]), strict=True):
-            fitting, kept = (example, ids) if len(ids) <= self._budget else self._shorten(example, len(ids))
-            encoded.append(EncodedPrompt(self._cut_boundary(kept, fitting), truncated=kept is not ids))
+        for (example, shots), tokens in zip(rows, self._tokenize([self._frame(*row) for row in rows]), strict=True):
+            kept = tokens if len(tokens.ids) <= self._budget else self._shorten(example, shots, len(tokens.ids))
+            encoded.append(EncodedPrompt(self._cut_boundary(kept.ids, example), truncated=kept is not tokens))
         return encoded
 
     def view(self, example: Example) -> list[TokenView]:
         """The prompt's tokens with the characters each covers and where they came from."""
-        ids = self._ids(example)
-        if len(ids) > self._budget:
-            example, ids = self._shorten(example, len(ids))
-        text, spans = self._frame(example)
-        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        shots = self.shots.without(example)
+        tokens = self._tokenize([self._frame(example, shots)])[0]
+        if len(tokens.ids) > self._budget:
+            tokens = self._shorten(example, shots, len(tokens.ids))
         views, position = [], 0
-        for token_id, (start, end) in zip(self._cut_boundary(ids, example), offsets, strict=False):
-            shown = text[min(start, position) : end] if end > position else ""
-            views.append(TokenView(token_id, shown, _origin(spans, start, end)))
+        for token_id, (start, end) in zip(self._cut_boundary(tokens.ids, example), tokens.offsets, strict=False):
+            shown = tokens.text[min(start, position) : end] if end > position else ""
+            views.append(TokenView(token_id, shown, _origin(tokens, start, end)))
             position = max(position, end)
         return views
 
@@ -140,8 +159,8 @@ class Encoder:
     def _budget(self) -> int:
         return self.max_length - max(map(len, self._answers)) + len(self._boundary)
 
-    def _frame(self, example: Example) -> tuple[str, list[Span]]:
-        prompt = self.template.render(example, self.labels, self.shots.without(example))
+    def _frame(self, example: Example, shots: Sequence[Example]) -> tuple[str, list[Span]]:
+        prompt = self.template.render(example, self.labels, shots)
         return unmark(self._to_string(prompt), self._forgeries)
 
     def _to_string(self, prompt: Prompt) -> str:
@@ -157,31 +176,33 @@ class Encoder:
                 )
         return text
 
-    def _ids(self, example: Example) -> list[int]:
-        return self._tokenize([self._frame(example)])[0]
-
-    def _tokenize(self, framed: list[tuple[str, list[Span]]]) -> list[list[int]]:
+    def _tokenize(self, framed: Sequence[tuple[str, list[Span]]]) -> list[_Tokens]:
         if not framed:
             return []
         texts = [text for text, _ in framed]
         batch = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids: list[list[int]] = batch["input_ids"]
-        for row, (offsets, (text, spans)) in enumerate(zip(batch["offset_mapping"], framed, strict=True)):
-            for token_id, (start, end) in zip(ids[row], offsets, strict=True):
-                if token_id in self._control_ids and _origin(spans, start, end) != "frame":
-                    # A normaliser made a control token of other characters: take exactly these characters apart.
-                    exact = re.compile(f"{re.escape(text[start:end])}|{self._forgeries.pattern}")
-                    marked = _mark_again(text, spans)
-                    ids[row] = self._tokenize([unmark(marked, exact)])[0]
-                    break
-        return ids
+        rows = zip(batch["input_ids"], batch["offset_mapping"], framed, strict=True)
+        return [self._without_forgeries(_Tokens(ids, offsets, *row)) for ids, offsets, row in rows]
+
+    def _without_forgeries(self, tokens: _Tokens) -> _Tokens:
+        """Take apart what a normaliser made a control token of (`＜/s＞`): one of its characters becomes U+FFFD."""
+        forged = {
+            first
+            for token_id, (start, end) in zip(tokens.ids, tokens.offsets, strict=True)
+            if token_id in self._control_ids and (first := _first_of_data(tokens, start, end)) is not None
+        }
+        if not forged:
+            return tokens
+        text = "".join(REPLACEMENT if place in forged else character for place, character in enumerate(tokens.text))
+        return self._tokenize([(text, tokens.spans)])[0]
 
     def _fix_boundary(self) -> None:
         """Tokenise every answer in its real context and decide how many prompt tokens merge with answers."""
-        prompt = self.template.render(PROBE, self.labels, self.shots.examples)
-        self.is_chat = prompt.is_chat
-        text, spans = unmark(self._to_string(prompt), self._forgeries)
-        end_of_text = max((span.end for span in spans if span.origin == "text"), default=0)
+        self.is_chat = self.template.render(PROBES[0], self.labels, self.shots.examples).is_chat
+        probes = self._tokenize([self._frame(probe, self.shots.examples) for probe in PROBES])
+        text, other = (probe.text for probe in probes)
+        # Filters may turn the text into something else; where two texts stop making a difference is where it ends.
+        end_of_text = 0 if text == other else len(text) - _common_prefix(text[::-1], other[::-1])
         if not text[end_of_text:].strip(" "):
             raise LlmclsError(
                 f"Template '{self.template.name}' ends with the text itself, so a label would merge with it; "
@@ -189,11 +210,8 @@ class Encoder:
             )
         context = text[max(0, min(end_of_text - 1, len(text) - 1), len(text) - _CONTEXT) :]
         space = "" if self.is_chat or text[-1].isspace() else " "
-        answers = [
-            unmark(context + space + mark(clean(name), "data"), self._forgeries)[0] for name in self.labels.names
-        ]
-        encoded = self.tokenizer([context, *answers], add_special_tokens=False, verbose=False)["input_ids"]
-        bare, rows = encoded[0], encoded[1:]
+        answers = [unmark(context + space + mark(clean(name), "data"), self._forgeries) for name in self.labels.names]
+        bare, *rows = (tokens.ids for tokens in self._tokenize([(context, []), *answers]))
         kept = min(_common_prefix(bare, row) for row in rows)
         self._boundary = bare[kept:]
         self._answers = tuple((*row[kept:], self.end_token_id) for row in rows)
@@ -216,30 +234,36 @@ class Encoder:
             )
         return ids[: -len(self._boundary)]
 
-    def _shorten(self, example: Example, length: int) -> tuple[Example, list[int]]:
-        """Cut text (and fields, where the template shows them) until the prompt of `length` tokens fits."""
-        values = {"": clean(example.text)}
-        if self.template.uses("fields"):
-            values |= {key: clean(value) for key, value in example.fields.items()}
-        batch = self.tokenizer(
-            list(values.values()), add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        offsets = dict(zip(values, batch["offset_mapping"], strict=True))
-        keep = max(map(len, offsets.values()))
-        while length > self._budget:
-            if keep == 0:
-                needed = length + self.max_length - self._budget
-                raise LlmclsError(
-                    f"The instruction alone needs {needed} tokens, but prompt.max_length is {self.max_length}; raise "
-                    f"it to at least {needed + 32}, or use a template that lists fewer labels or shots."
-                )
-            long = sum(len(found) >= keep for found in offsets.values())
-            keep = max(0, keep - max(1, (length - self._budget) // long))
-            cut = {key: self._cut(value, offsets[key], keep) for key, value in values.items()}
-            shortened = Example(cut.pop(""), example.label, {**example.fields, **cut}, example.source)
-            ids = self._ids(shortened)
-            length = len(ids)
-        return shortened, ids
+    def _shorten(self, example: Example, shots: Sequence[Example], length: int) -> _Tokens:
+        """Cut text (and fields, where the template shows them) until the prompt of `length` tokens fits.
+
+        The longest values are cut first, all to the same number of tokens. How many that is follows from the excess
+        where a token cut is a token less; where it is not (a column that is not shown, a filter), it is searched for.
+        """
+        fields = example.fields if self.template.uses("fields") else {}
+        values = [clean(value) for value in (example.text, *fields.values())]
+        batch = self.tokenizer(values, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        lengths = [len(offsets) for offsets in batch["offset_mapping"]]
+        fitting, fits, too_long, predictable = None, -1, max(lengths), True
+        while too_long - fits > 1 and (fitting is None or self._budget - len(fitting.ids) > _SLACK):
+            keep = _level([min(known, too_long) for known in lengths], length - self._budget)
+            if not (predictable and fits < keep < too_long):
+                keep = (fits + too_long) // 2
+            cut = [self._cut(value, found, keep) for value, found in zip(values, batch["offset_mapping"], strict=True)]
+            shortened = Example(cut[0], example.label, dict(zip(fields, cut[1:], strict=True)), example.source)
+            tokens = self._tokenize([self._frame(shortened, shots)])[0]
+            if len(tokens.ids) <= self._budget:
+                fitting, fits = tokens, keep
+            else:
+                predictable = predictable and 2 * (length - len(tokens.ids)) >= length - self._budget
+                too_long, length = keep, len(tokens.ids)
+        if fitting is None:
+            needed = length + self.max_length - self._budget
+            raise LlmclsError(
+                f"The instruction alone needs {needed} tokens, but prompt.max_length is {self.max_length}; raise "
+                f"it to at least {needed + 32}, or use a template that lists fewer labels or shots."
+            )
+        return fitting
 
     def _cut(self, value: str, offsets: Sequence[tuple[int, int]], keep: int) -> str:
         if len(offsets) <= keep:
@@ -255,19 +279,42 @@ class Encoder:
         return token_id
 
 
-def _mark_again(text: str, spans: Sequence[Span]) -> str:
-    pieces, position = [], 0
-    for span in spans:
-        pieces += [text[position : span.start], mark(text[span.start : span.end], span.origin)]
-        position = span.end
-    return "".join([*pieces, text[position:]])
+def _level(lengths: Sequence[int], excess: int) -> int:
+    """The largest length to cut the longest values to, so that together they lose `excess` or more."""
+    descending = sorted(lengths, reverse=True)
+    total = 0
+    for count, (length, shorter) in enumerate(pairwise([*descending, 0]), 1):
+        total += length
+        if total - count * shorter >= excess:
+            return (total - excess) // count
+    return 0
 
 
-def _origin(spans: Sequence[Span], start: int, end: int) -> Origin:
-    return next((span.origin for span in spans if span.start < end and span.end > start), "frame")
+def _origin(tokens: _Tokens, start: int, end: int) -> Origin:
+    return next((span.origin for span in _touched(tokens, start, end)), "frame")
 
 
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def _first_of_data(tokens: _Tokens, start: int, end: int) -> int | None:
+    places = (
+        place
+        for span in _touched(tokens, start, end)
+        for place in range(max(start, span.start), min(end, span.end))
+        if tokens.text[place] != REPLACEMENT and not tokens.text[place].isspace()
+    )
+    return next(places, None)
+
+
+def _touched(tokens: _Tokens, start: int, end: int) -> Iterator[Span]:
+    """The spans of data in a token's characters, white space around them aside: some tokens swallow it (Phi-3's)."""
+    piece = tokens.text[start:end]
+    if stripped := piece.strip():
+        start += piece.index(stripped)
+        end = start + len(stripped)
+    first = bisect_right(tokens.spans, start, key=lambda span: span.end)
+    return takewhile(lambda span: span.start < end, islice(tokens.spans, first, None))
+
+
+def _common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
     for position, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return position

@@ -10,6 +10,8 @@ token and turn marker that touches data:
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,27 +46,55 @@ def mark(value: str, origin: Origin) -> str:
     return f"{_OPEN[origin]}{value}{_CLOSE}"
 
 
+def is_balanced(marked: str) -> bool:
+    """Whether every mark that opens is closed, in the string and in each turn of a chat."""
+    depth = 0
+    for found in _MARKS.finditer(marked):
+        depth += (found[0] in _OPEN.values()) - (found[0] == _CLOSE)
+        if depth < 0 or (depth and found[0] in (TURN, TURN_END)):
+            return False
+    return depth == 0
+
+
 def unmark(marked: str, find_forgeries: re.Pattern[str]) -> tuple[str, list[Span]]:
     """Remove the marks, and break every forgery.
 
     A forgery is a match of `find_forgeries` that contains at least one character of data; it gets a space inside, at
-    the first place that belongs to the data, until none is left. Text without forgeries is returned unchanged.
+    the first place that belongs to the data, until none is left (one of a single character becomes U+FFFD instead).
+    Text without forgeries is returned unchanged.
 
     Returns:
         The plain string, and the spans of data in it, in order, not overlapping.
     """
     text, spans = _remove_marks(marked)
-    position = 0
-    while match := find_forgeries.search(text, position):
-        touched = next((s for s in spans if s.start < match.end() and s.end > match.start()), None)
-        if touched is None:
-            position = match.start() + 1
-            continue
-        cut = max(touched.start, match.start() + 1)
-        text = f"{text[:cut]} {text[cut:]}"
-        spans = [_shift(span, cut) for span in spans]
-        position = max(0, match.start() - 64)  # the space may complete another marker that began earlier
+    while found := list(_find_forgeries(text, spans, find_forgeries)):
+        # All at once, then again: a space may complete another marker. One by one would be quadratic.
+        pieces, position = [], 0
+        for cut, breaker in found:
+            pieces += [text[position:cut], breaker]
+            position = cut + (breaker == REPLACEMENT)
+        text = "".join([*pieces, text[position:]])
+        spaces = [cut for cut, breaker in found if breaker == " "]
+        spans = [
+            Span(s.start + bisect_left(spaces, s.start), s.end + bisect_left(spaces, s.end), s.origin) for s in spans
+        ]
     return text, spans
+
+
+def _find_forgeries(text: str, spans: Sequence[Span], pattern: re.Pattern[str]) -> Iterator[tuple[int, str]]:
+    """Where to break each forgery, and with what: a space before that place, or U+FFFD instead of the character."""
+    position = 0
+    while match := pattern.search(text, position):
+        touched = bisect_right(spans, match.start(), key=lambda span: span.end)
+        if touched == len(spans) or spans[touched].start >= match.end():
+            position = match.start() + 1
+        elif len(match[0].strip()) < 2:
+            position = max(spans[touched].start, match.start())
+            yield position, REPLACEMENT
+            position += 1
+        else:
+            position = max(spans[touched].start, match.start() + 1)
+            yield position, " "
 
 
 def _remove_marks(marked: str) -> tuple[str, list[Span]]:
@@ -87,7 +117,3 @@ def _remove_marks(marked: str) -> tuple[str, list[Span]]:
             stack += [origin for origin, opener in _OPEN.items() if opener == found[0]]
     pieces.append(marked[last:])
     return "".join(pieces), spans
-
-
-def _shift(span: Span, cut: int) -> Span:
-    return Span(span.start + (span.start > cut), span.end + (span.end > cut), span.origin)

@@ -27,7 +27,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from llmcls.errors import LlmclsError, unknown
 from llmcls.labels import LabelSet
 from llmcls.prompt.frame import ROLES, Message, Prompt
-from llmcls.prompt.marks import TURN, TURN_END, clean, mark
+from llmcls.prompt.marks import TURN, TURN_END, clean, is_balanced, mark
 from llmcls.records import Example
 
 if TYPE_CHECKING:
@@ -38,19 +38,35 @@ _TURN = re.compile(f"{TURN}([a-z]+)\n(.*?){TURN_END}", re.DOTALL)
 _HEAD_COMMENT = re.compile(r"\s*\{#-?\s*(.*?)\s*-?#\}", re.DOTALL)
 
 
-# A row whose text and every column is "x": shows what stands around the text.
-PROBE = Example("x")
+# Rows whose text and every column is "x", or "y": what both have in common is what stands around the text.
+PROBES = (Example("x"), Example("y"))
 
 
 class _Text(str):
-    """The row's text, told apart from other values until it is printed."""
+    """The row's text, told apart from other values until it is printed, also behind `| trim` or `[:100]`."""
 
     __slots__ = ()
 
+    def __getitem__(self, key: Any) -> _Text:
+        return _Text(super().__getitem__(key))
+
+    def strip(self, characters: str | None = None, /) -> _Text:
+        return _Text(super().strip(characters))
+
+    def lower(self) -> _Text:
+        return _Text(super().lower())
+
+    def upper(self) -> _Text:
+        return _Text(super().upper())
+
 
 class _AnyField(dict[str, _Text]):
+    def __init__(self, value: str) -> None:
+        super().__init__()
+        self._value = _Text(value)
+
     def __missing__(self, _: str) -> _Text:
-        return _Text("x")
+        return self._value
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,10 @@ class PromptTemplate:
     source: str
 
     def __post_init__(self) -> None:
+        try:
+            self._compiled  # noqa: B018 - finds unknown filters, which parsing alone does not
+        except TemplateSyntaxError as error:
+            raise LlmclsError(f"Template '{self.name}', line {error.lineno}: {error.message}.") from error
         for name in sorted(self._used - set(VARIABLES)):
             raise LlmclsError(f"Template '{self.name}': {unknown('variable', name, VARIABLES)}")
         if not self._used & {"text", "fields"}:
@@ -102,16 +122,22 @@ class PromptTemplate:
             LlmclsError: when a field is missing, the template fails, or text stands outside the messages.
         """
         try:
-            fields = {key: _Text(clean(value)) for key, value in example.fields.items()}
+            fields = {clean(key): _Text(clean(value)) for key, value in example.fields.items()}
             rendered = self._compiled.render(
                 text=_Text(clean(example.text)),
-                fields=fields if example is not PROBE else _AnyField(),
-                labels=[{"name": clean(label.name), "description": clean(label.description)} for label in labels],
+                fields=_AnyField(example.text) if any(example is probe for probe in PROBES) else fields,
+                # Thousands of labels are not copied for every row of a template that does not show them.
+                labels=_shown_labels(labels) if self.uses("labels") else [],
                 shots=[{"text": clean(shot.text), "label": clean(shot.label or "")} for shot in shots],
             )
-        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
             where = f" ({example.source})" if example.source else ""
             raise LlmclsError(f"Template '{self.name}' fails on this row{where}: {error}.") from error
+        if not is_balanced(rendered):
+            raise LlmclsError(
+                f"Template '{self.name}' filters a whole block and cuts values in it in two; filter the values "
+                "themselves, as in {{ text | truncate(200) }}."
+            )
         if TURN not in rendered:
             return Prompt(completion=rendered)
         if outside := _TURN.sub("", rendered).strip():
@@ -120,10 +146,7 @@ class PromptTemplate:
 
     @cached_property
     def _used(self) -> set[str]:
-        try:
-            return find_undeclared_variables(_environment().parse(self.source))
-        except TemplateSyntaxError as error:
-            raise LlmclsError(f"Template '{self.name}', line {error.lineno}: {error.message}.") from error
+        return find_undeclared_variables(_environment().parse(self.source))
 
     @cached_property
     def _compiled(self) -> Any:
@@ -144,6 +167,10 @@ class _MessageExtension(Extension):
         opening = nodes.Output([nodes.TemplateData(f"{TURN}{role.value}\n")]).set_lineno(line)
         closing = nodes.Output([nodes.TemplateData(TURN_END)])
         return [opening, *body, closing]  # type: ignore[return-value]  # jinja2 accepts a list, says its manual
+
+
+def _shown_labels(labels: LabelSet) -> list[dict[str, str]]:
+    return [{"name": clean(label.name), "description": clean(label.description)} for label in labels]
 
 
 def _finalize(value: object) -> str:
