@@ -17,16 +17,13 @@ SHELL := bash
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+quickstart: export HF_HUB_OFFLINE = 1
 quickstart: $(VENV)/installed ## Install, train on the demo data, show before against after, predict unseen texts
-	@rm -rf $(RUN)
-	@echo '$$ llmcls train --data demo: --output-dir $(RUN)'
-	@$(BIN)/llmcls train --data demo: --output-dir $(RUN)
-	@echo '$$ llmcls evaluate --run $(RUN)'
-	@$(BIN)/llmcls evaluate --run $(RUN)
-	@printf '%s\n' text 'my parcel should have been here on tuesday, any news?' \
-		'You took the money twice!! Please send one back.' 'best shop ever, thank you so much' > $(RUN)/unseen.csv
-	@echo '$$ llmcls predict --run $(RUN) --input $(RUN)/unseen.csv'
-	@$(BIN)/llmcls predict --run $(RUN) --input $(RUN)/unseen.csv
+	@rm -rf $(RUN) $(RUN).unfinished
+	$(BIN)/llmcls train --config examples/quickstart.yaml --output-dir $(RUN)
+	$(BIN)/llmcls evaluate --run $(RUN) --before --baseline
+	$(BIN)/llmcls predict --run $(RUN) "my parcel should have been here on tuesday, any news?" \
+		"You took the money twice!! Please send one back." "best shop ever, thank you so much"
 
 # No network is needed from here on. One thread a process: two test processes share the cores.
 test: export HF_HUB_OFFLINE = 1

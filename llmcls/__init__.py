@@ -15,13 +15,18 @@ from llmcls.plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from llmcls.classifier import Classifier
+    from llmcls.estimator import LLMClassifier
     from llmcls.training.api import train
 
 __version__ = "0.1.0"
 
-__all__ = ["Classifier", "LlmclsError", "LlmclsWarning", "hookimpl", "train"]
+__all__ = ["Classifier", "LLMClassifier", "LlmclsError", "LlmclsWarning", "hookimpl", "train"]
 
-_LAZY = {"Classifier": "llmcls.classifier", "train": "llmcls.training.api"}
+_LAZY = {
+    "Classifier": "llmcls.classifier",
+    "LLMClassifier": "llmcls.estimator",
+    "train": "llmcls.training.api",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ from llmcls.model.loading import BaseModel, find_base_model, load_model
 from llmcls.progress import Reporter
 from llmcls.prompt.encoding import Encoder
 from llmcls.records import Example, Prediction
-from llmcls.settings import PredictionSettings, Settings, make_settings
+from llmcls.settings import ModelSettings, PredictionSettings, Settings, make_settings
 from llmcls.training.preparation import find_template, make_encoder, prepare
 from llmcls.training.run import Run
 
@@ -82,14 +82,19 @@ class Classifier:
         wanted = {"base_model": base_model, "quantization": quantization}
         model_settings = trained.model.model_copy(update={k: v for k, v in wanted.items() if v is not None})
         settings = make_settings(trained.model_copy(update={"model": model_settings}).model_dump())
-        base = find_base_model(settings.model)
+        base = _find_trained_base(settings.model, run)
         if base.fingerprint != run.card["base_model"]["fingerprint"]:
             raise LlmclsError(
-                f"Run '{run.path}' was trained on '{run.card['base_model']['checkpoint']}', but '{base.checkpoint}' "
-                "has another configuration; give the right one with --base-model."
+                f"Run '{run.path}' was trained on '{run.card['base_model']['name']}', but '{base.name}' has other "
+                "weights; give the right base model with --base-model."
             )
         tokenizer = AutoTokenizer.from_pretrained(run.tokenizer_path)
         used = find_template(template) if template else run.template
+        if used.uses("shots") and not run.shots.examples:
+            raise LlmclsError(
+                f"Template '{used.name}' shows solved examples, but run '{run.path}' was trained without any and keeps "
+                "none; choose another template, or train with this one."
+            )
         encoder = make_encoder(base, tokenizer, used, run.labels, settings.prompt, run.shots)
         formats = choose_formats(settings)
         model = PeftModel.from_pretrained(load_model(base, settings.model, formats), run.adapter_path)
@@ -109,6 +114,8 @@ class Classifier:
         Raises:
             LlmclsError: for an unknown base model or template, or labels that are no label set.
         """
+        if isinstance(labels, str):
+            raise LlmclsError(f"Give a list of labels, not one string: zero_shot(model, [{labels!r}, ...]).")
         given = (settings or Settings()).model_dump()
         given["model"]["base_model"], given["prompt"]["template"] = base_model, template
         resolved = make_settings(given)
@@ -189,6 +196,8 @@ class Classifier:
         Raises:
             LlmclsError: when an example has no label.
         """
+        if missing := [example.source or example.text[:40] for example in examples if example.label is None]:
+            raise LlmclsError(f"{missing[0]} has no label to compare the prediction with; evaluate labelled rows only.")
         return self.report(examples, self.classify(examples, reporter=reporter))
 
     def report(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> EvaluationReport:
@@ -225,6 +234,15 @@ class Classifier:
             yield Prediction(
                 self.classes_[position], row[position], tuple(row), margin, mass, truncated=prompt.truncated
             )
+
+
+def _find_trained_base(settings: ModelSettings, run: Run) -> BaseModel:
+    try:
+        return find_base_model(settings)
+    except LlmclsError as error:
+        raise LlmclsError(
+            f"{error} Run '{run.path}' needs its base model; if that has moved, say where it is with --base-model."
+        ) from error
 
 
 def _as_examples(texts: Iterable[str]) -> list[Example]:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 Advance = Callable[[int], None]
 
@@ -30,8 +32,10 @@ class Reporter:
         # Launchers set RANK; every other process says nothing, so that nothing is said N times.
         self.silent = os.environ.get("RANK", "0") != "0"
         self.quiet = quiet or self.silent
+        self._bars: list[Progress] = []
 
-    @property
+    # One console for bars and lines: it puts a line above the bar, where another console would break into it.
+    @cached_property
     def console(self) -> Console:
         """The rich console on standard error."""
         from rich.console import Console
@@ -65,6 +69,7 @@ class Reporter:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console, transient=True) as progress:
+            self._bars.append(progress)
             task = progress.add_task(description, total=total, rate="")
 
             def advance(units: int) -> None:
@@ -73,3 +78,9 @@ class Reporter:
                 progress.update(task, rate=f"{speed:,.0f}/s" if speed else "")
 
             yield advance
+
+    def close(self) -> None:
+        """Take away bars that an error left on the terminal, so that its message stands on a line of its own."""
+        for bar in self._bars:
+            bar.stop()
+        self._bars.clear()

@@ -49,7 +49,7 @@ class DataSettings(Section):
         {}, description="What each label means, shown to the model by templates that print descriptions."
     )
     validation_size: float = Field(
-        0.1, gt=0, lt=1, description="Share of train that is cut off, stratified, when there is no validation split."
+        0.1, ge=0, lt=1, description="Share of train cut off, stratified, when there is no validation split; 0: none."
     )
     max_per_class: dict[Literal["train", "validation", "test"], int] = Field(
         {}, description="At most this many rows of each label in a split, drawn with the seed: {train: 2000}."
@@ -124,6 +124,11 @@ class TrainingSettings(Section):
     per_device_train_batch_size: int = Field(8, ge=1, description="Rows per device and forward pass in training.")
     per_device_eval_batch_size: int = Field(16, ge=1, description="Rows per device and forward pass in evaluation.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Forward passes per optimizer step.")
+    halve_batch_on_oom: bool = Field(
+        True,
+        description="When a device's memory is full, go on with half the rows per forward pass and twice as many "
+        "passes a step.",
+    )
     learning_rate: float | None = Field(
         None, gt=0, description="Peak learning rate; the base model's suggestion when null (2e-4 for most)."
     )
@@ -146,7 +151,10 @@ class TrainingSettings(Section):
     )
     eval_steps: float | None = Field(None, gt=0, description="Steps between evaluations when eval_strategy is steps.")
     save_strategy: Annotated[Literal["no", "steps", "epoch"], NoIsText] = Field(
-        "no", description="When checkpoints are written."
+        "no", description="When checkpoints are written, besides every save_minutes and before a signal stops the run."
+    )
+    save_minutes: float = Field(
+        10, ge=0, description="Minutes after which the next step ends with a checkpoint to resume from; 0: never."
     )
     save_steps: float = Field(500, gt=0, description="Steps between checkpoints when save_strategy is steps.")
     save_total_limit: int | None = Field(2, ge=1, description="How many checkpoints are kept.")

@@ -10,6 +10,7 @@ from llmcls import train
 from llmcls.settings import load_settings
 
 ROWS = {
+    "quickstart": [{"text": f"{t} {n}", "label": t} for t in ("billing", "delivery") for n in range(12)],
     "arxiv": [
         {"title": f"On {topic} {n}", "abstract": f"We study {topic}.", "label_name": label}
         for topic, label in (

@@ -65,13 +65,20 @@ def test_commands(readme: str, desk: Path, tiny_model_dir: Path) -> None:
 
 @pytest.mark.slow
 def test_python(readme: str, desk: Path) -> None:
-    (code,) = [block for block in blocks(readme, "python") if "Classifier" in block]
+    (code,) = [block for block in blocks(readme, "python") if "Classifier.load" in block]
     short = code.replace(
         'output_dir="runs/python"', 'output_dir="runs/python", settings={"training": {"max_steps": 2}}'
     )
     assert short != code
     check = f"{short}\nassert classifier.predict_proba(['x']).shape == (1, 2)\n"
     done = subprocess.run([sys.executable, "-c", check], cwd=desk, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_estimator(readme: str, desk: Path) -> None:
+    (code,) = [block for block in blocks(readme, "python") if "LLMClassifier" in block]
+    done = subprocess.run([sys.executable, "-c", code], cwd=desk, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 

@@ -3,43 +3,94 @@
     llmcls train --data tickets.csv
     llmcls predict --run runs/tickets --input new.csv
 
-Exit codes: 0 done, 1 a problem the user can fix (`LlmclsError`), 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 a problem the user can fix (`LlmclsError`, a full disk), 2 wrong usage, 75 training was
+stopped by a signal and can go on, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 import warnings
 from typing import Any
 
 import click
+import pluggy
 
 from llmcls import __version__
-from llmcls.cli import config, evaluate, models, plugins, predict, readers, runs, templates, train
+from llmcls.cli import config, evaluate, labels, launch, models, plugins, predict, readers, runs, templates, train
 from llmcls.errors import LlmclsError, LlmclsWarning
-from llmcls.plugin.manager import load_plugins
+from llmcls.plugin.manager import DISABLE_VARIABLE, load_plugins
 from llmcls.progress import Reporter
 
+# In the order in which they are listed: the way of the work first, then looking things up.
+COMMANDS = (train, predict, evaluate, runs, labels, templates, models, readers, plugins, config, launch)
+# What a disk says that a program cannot change; any other OSError is a mistake of ours and shows its traceback.
+DISK_PROBLEMS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="llmcls")
-def cli() -> None:
-    """Fine-tune any decoder-only LLM into a text classifier that can only answer with a valid label.
 
-    Start with:  llmcls train --data demo:
+class Commands(click.Group):
+    """A group that lists its commands in the order they were added and takes every name once only."""
+
+    owner = "llmcls itself"
+
+    def __init__(self, **attributes: Any) -> None:
+        self._owners: dict[str, str] = {}
+        super().__init__(**attributes)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command.
+
+        Raises:
+            LlmclsError: when there is one of that name; both owners are named.
+        """
+        name = name or cmd.name or ""
+        if name in self.commands:
+            raise LlmclsError(
+                f"The plugin '{self.owner}' adds a command '{name}', which {self._owners[name]} has already: rename "
+                f"it, or leave the plugin out with {DISABLE_VARIABLE}={self.owner}."
+            )
+        self._owners[name] = self.owner
+        super().add_command(cmd, name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, as added."""
+        return list(self.commands)
+
+
+def build_cli(manager: pluggy.PluginManager | None = None) -> click.Group:
+    """The command line with llmcls's own commands and those of the plugins in `manager` (None: all installed).
+
+    Raises:
+        LlmclsError: when a plugin cannot be loaded, or adds a command whose name is taken.
     """
-
-
-for module in (train, predict, evaluate, runs, templates, models, readers, plugins, config):
-    cli.add_command(module.command)
+    cli = Commands(
+        name="llmcls",
+        help="Fine-tune any decoder-only LLM into a text classifier that can only answer with a valid label.\n\n"
+        "Start with:  llmcls train --data demo:",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        params=[],
+    )
+    click.version_option(__version__, prog_name="llmcls")(cli)
+    for module in COMMANDS:
+        cli.add_command(module.command)
+    for plugin in (manager or load_plugins()).hook.register_commands.get_hookimpls():
+        cli.owner = plugin.plugin_name
+        plugin.function(*[cli for argument in plugin.argnames if argument == "cli"])
+    return cli
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a label the terminal cannot show must not end the program
     try:
-        load_plugins().hook.register_commands(cli=cli)
-        code = cli.main(arguments, prog_name="llmcls", standalone_mode=False)
+        code = build_cli().main(arguments, prog_name="llmcls", standalone_mode=False)
+        sys.stdout.flush()  # a full disk shows here, not after the exit code
         sys.exit(code if isinstance(code, int) else 0)
     except LlmclsError as error:
         click.echo(f"Error: {error}", err=True)
@@ -50,9 +101,24 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(130)
-    except BrokenPipeError:  # `llmcls predict ... | head`
-        sys.stderr.close()
-        sys.exit(0)
+    except BrokenPipeError:  # `llmcls predict ... | head`: nothing to say, and 1 as click itself has it
+        _drop_output()
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in DISK_PROBLEMS:
+            raise
+        place = f": '{error.filename}'" if error.filename else ""
+        click.echo(f"Error: {error.strerror}{place}.", err=True)
+        _drop_output()
+        sys.exit(1)
+
+
+def _drop_output() -> None:
+    """Give up what standard output still holds, so that the interpreter does not fail to write it at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

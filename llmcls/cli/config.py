@@ -11,7 +11,7 @@ from llmcls.errors import LlmclsError
 from llmcls.settings import Settings, starter_file
 
 
-@click.group("config")
+@click.group("config", short_help="Show, describe and start settings files.")
 def command() -> None:
     """Show, describe and start settings files."""
 
@@ -36,7 +36,7 @@ def schema() -> None:
     show_json(Settings.model_json_schema())
 
 
-@command.command("init")
+@command.command("init", short_help="Write a commented file with all settings.")
 @click.argument("path", required=False)
 def init(path: str | None) -> None:
     """Write a commented settings file with all defaults to PATH, or print it."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,34 +12,40 @@ from typing import TYPE_CHECKING
 import click
 
 from llmcls.cli.shared import column_options, output_options, show, show_json, start
-from llmcls.errors import LlmclsError
+from llmcls.errors import LlmclsError, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmcls.classifier import Classifier
+    from llmcls.data.splits import DataSplits
     from llmcls.evaluation.metrics import EvaluationReport
     from llmcls.progress import Reporter
     from llmcls.records import Example
     from llmcls.training.run import Run
 
+# What --before and --baseline are called in tables; in JSON and file names they keep the options' names.
+HEADINGS = {"before": "base model", "baseline": "TF-IDF + LR"}
 
-@click.command("evaluate")
+
+@click.command("evaluate", short_help="Measure a run on labelled texts.")
 @click.option("--run", "run_path", required=True, metavar="DIR", help="The run to evaluate.")
 @click.option("--data", metavar="DIR|FILE|SPEC", help="Labelled texts; the run's own data when not given.")
 @column_options
-@click.option("--split", default="test", show_default=True, help="train, validation or test.")
+@click.option(
+    "--split", metavar="SPLIT", help="train, validation or test; when not given, test, or a --data file's only split."
+)
 @click.option("--base-model", metavar="M", help="Where the run's base model is now, if not where it was.")
 @click.option("--before", is_flag=True, help="Also evaluate the base model without the adapter, and compare.")
 @click.option("--baseline", is_flag=True, help="Also train TF-IDF + logistic regression on the same rows, and compare.")
-@click.option("--output-dir", metavar="DIR", help="Where the files go; RUN/evaluation/SPLIT when not given.")
+@click.option("--output-dir", metavar="DIR", help="Where the files go; RUN/evaluation/SPLIT (or /DATA) when not given.")
 @output_options
 def command(
     run_path: str,
     data: str | None,
     text_columns: tuple[str, ...],
     label_column: str | None,
-    split: str,
+    split: str | None,
     base_model: str | None,
     before: bool,
     baseline: bool,
@@ -53,33 +62,36 @@ def command(
     from llmcls.training.run import Run
 
     run = Run.open(run_path)
-    examples, train, split = _read(run, data, text_columns, label_column, split, reporter)
+    examples, name = _read(run, data, text_columns, label_column, split, reporter)
+    train = _read_train(run) if baseline else []
+    folder = Path(output_dir) if output_dir else run.path / "evaluation" / name
+    _make_folder(folder)
     classifier = Classifier.load(run, base_model=base_model)
-    reporter.say(f"Evaluating {run_path} on {len(examples)} {split} rows: {classifier.formats.describe()}")
+    reporter.say(f"Evaluating {run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")
     predictions = classifier.classify(examples, reporter=reporter)
     report = classifier.report(examples, predictions)
-    folder = Path(output_dir) if output_dir else run.path / "evaluation" / split
-    folder.mkdir(parents=True, exist_ok=True)
     write_metrics(report, folder / "metrics.json")
     write_predictions(folder / "predictions.csv", examples, predictions)
+    written = ["metrics.json", "predictions.csv"]
     others = {}
     if before:
-        others["base model"] = _evaluate_untrained(classifier, examples, reporter)
-        write_metrics(others["base model"], folder / "metrics-before.json")
+        others["before"] = _evaluate_untrained(classifier, examples, reporter)
     if baseline:
         reporter.say("Training TF-IDF + logistic regression")
-        others["TF-IDF + LR"] = evaluate_baseline(train, examples, run.labels)
-        write_metrics(others["TF-IDF + LR"], folder / "metrics-baseline.json")
+        others["baseline"] = evaluate_baseline(train, examples, run.labels)
+    for kind, other in others.items():
+        written.append(f"metrics-{kind}.json")
+        write_metrics(other, folder / written[-1])
     if as_json:
-        compared = {name: asdict(other) for name, other in others.items()}
-        show_json({"run": run_path, "split": split, **asdict(report), **compared})
+        compared = {kind: asdict(other) for kind, other in others.items()}
+        show_json({"run": run_path, "split": name, **asdict(report), **compared})
         return
-    for name, other in others.items():
-        show(tables.comparison_table(other, report, headings=(name, "this run")))
+    for kind, other in others.items():
+        show(tables.comparison_table(other, report, headings=(HEADINGS[kind], "this run")))
     if not others:
-        show(tables.summary_table(report, title=f"{run.path.name} on {split}"))
+        show(tables.summary_table(report, title=f"{run.path.name} on {name}"))
     show(tables.class_table(report), tables.confusion_table(report))
-    reporter.say(f"Written to {folder}: metrics.json, predictions.csv")
+    reporter.say(f"Written to {folder}: {', '.join(written)}")
 
 
 def _read(
@@ -87,37 +99,84 @@ def _read(
     data: str | None,
     text_columns: Sequence[str],
     label_column: str | None,
-    split: str,
+    split: str | None,
     reporter: Reporter,
-) -> tuple[list[Example], list[Example], str]:
-    """The rows to evaluate, the training rows, and the split they came from."""
+) -> tuple[list[Example], str]:
+    """The rows to evaluate, and what to call them: a split of the run's own data, or the name of other data."""
     from llmcls.data.inputs import load_labelled
+    from llmcls.data.reader import SPLITS
     from llmcls.data.sources import open_tables
+    from llmcls.data.split_names import standard_name
+
+    if split is not None and standard_name(split) not in SPLITS:
+        raise LlmclsError(unknown("split", split, SPLITS))
+    if data is None:
+        return _read_own(run, standard_name(split or "test"), reporter)
+    tables = open_tables(data)
+    chosen = None if len(tables) == 1 else split or "test"
+    examples = load_labelled(
+        data,
+        labels=run.labels,
+        text_columns=text_columns or run.card["data"]["text_columns"],
+        label_column=label_column or run.card["data"]["label_column"],
+        split=chosen,
+    )
+    # Never 'test' alone: `llmcls runs list` would show it as the run's accuracy on its own test split.
+    name = re.sub(r"[^\w.-]+", "-", data).strip("-.") or "data"
+    return examples, f"{name}-{chosen or 'data'}" if chosen or name in SPLITS else name
+
+
+def _read_own(run: Run, split: str, reporter: Reporter) -> tuple[list[Example], str]:
+    splits = _load_own(run)
+    if splits.fingerprint != run.card["data"]["fingerprint"]:
+        reporter.warn(f"'{run.settings.data.source}' has changed since this run was trained on it.")
+    if split == "test" and not splits.test and splits.validation:
+        reporter.warn("there is no test split; evaluating on validation, which training may have looked at.")
+        split = "validation"
+    if not splits[split]:
+        raise LlmclsError(
+            f"'{run.settings.data.source}' has no {split} rows; say with --data what to evaluate the run on."
+        )
+    return list(splits[split]), split
+
+
+def _load_own(run: Run) -> DataSplits:
+    """The data that the run was trained on, read again.
+
+    Raises:
+        LlmclsError: when it came from Python, has moved, or cannot be read.
+    """
     from llmcls.training.api import load_training_data
 
     settings = run.settings
-    if data is None and settings.data.source is None:
+    if settings.data.source is None:
         raise LlmclsError("This run was trained on data from Python; say with --data what to evaluate it on.")
-    train: list[Example] = []
-    if settings.data.source is not None:
-        known = settings.model_copy(update={"data": settings.data.model_copy(update={"labels": run.labels.names})})
-        splits = load_training_data(known)
-        train = list(splits.train)
-    if data is not None:
-        examples = load_labelled(
-            data,
-            labels=run.labels,
-            text_columns=text_columns or run.card["data"]["text_columns"],
-            label_column=label_column or run.card["data"]["label_column"],
-            split=split if split in open_tables(data) else None,
-        )
-        return examples, train, split
-    if splits.fingerprint != run.card["data"]["fingerprint"]:
-        reporter.warn(f"'{settings.data.source}' has changed since this run was trained on it.")
-    if split == "test" and not splits.test:
-        reporter.warn("there is no test split; evaluating on validation, which training may have looked at.")
-        split = "validation"
-    return list(splits[split]), train, split
+    known = settings.model_copy(update={"data": settings.data.model_copy(update={"labels": run.labels.names})})
+    try:
+        return load_training_data(known)
+    except LlmclsError as error:
+        raise LlmclsError(
+            f"The data that '{run.path}' was trained on cannot be read; give other data with --data. {error}"
+        ) from error
+
+
+def _read_train(run: Run) -> list[Example]:
+    """The rows that a baseline is trained on."""
+    if run.settings.data.source is None:
+        raise LlmclsError("--baseline needs the training rows, but this run was trained on data from Python.")
+    return list(_load_own(run).train)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder for the results before anything is computed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise LlmclsError(
+            f"The results cannot be written to '{folder}': {error.strerror}. Choose another --output-dir."
+        ) from error
 
 
 def _evaluate_untrained(classifier: Classifier, examples: Sequence[Example], reporter: Reporter) -> EvaluationReport:

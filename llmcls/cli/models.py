@@ -12,7 +12,7 @@ def command() -> None:
     """List base models."""
 
 
-@command.command("list")
+@command.command("list", short_help="List the short names of base models.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, nothing else.")
 def list_(as_json: bool) -> None:
     """List the short names that --base-model takes, and what each stands for."""

@@ -19,9 +19,10 @@ def command(as_json: bool) -> None:
     if as_json:
         show_json([asdict(info) for info in infos])
         return
-    shown = table("", "plugin", "package", "module", "hooks")
+    shown = table("", "plugin", "from", "registers")
     for info in infos:
-        shown.add_row(info.name, f"{info.distribution} {info.version}", info.module, ", ".join(info.hooks))
+        hooks = [hook.removeprefix("register_").replace("_", " ") for hook in info.hooks]
+        shown.add_row(info.name, f"{info.distribution} {info.version}\n{info.module}", "\n".join(hooks))
     show(shown)
     click.echo(f"Hooks a plugin may implement: {', '.join(hook_names())}.")
     click.echo(f"Leave one out with {DISABLE_VARIABLE}=NAME.")

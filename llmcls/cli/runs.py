@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from llmcls.cli.shared import show, show_json, table
+from llmcls.settings import Settings, fields
+
+SHOWN = 30  # labels
 
 
 @click.group("runs")
@@ -42,21 +47,22 @@ def list_(root: str, as_json: bool) -> None:
     if not entries:
         click.echo(f"No runs below '{root}'. Train one with: llmcls train --data demo:")
         return
-    shown = table("", "run", "created", "base model", "data", "labels", "test accuracy")
+    shown = table("", "run", "created", "base model", "data", "labels", "accuracy")
     for entry in entries:
         accuracy = "–" if entry["accuracy"] is None else f"{entry['accuracy']:.3f}"
         shown.add_row(
             Text(entry["run"]),
             entry["created"][:16].replace("T", " "),
             Text(entry["base_model"]),
-            Text(str(entry["data"])),
+            Text(entry["data"] or "from Python"),
             str(entry["labels"]),
             accuracy,
         )
     show(shown)
+    click.echo("accuracy: on the test split, once `llmcls evaluate --run RUN` has measured it.")
 
 
-@command.command("show")
+@command.command("show", short_help="Show what a run is, and verify it.")
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, nothing else.")
 def show_(run: str, as_json: bool) -> None:
@@ -66,20 +72,47 @@ def show_(run: str, as_json: bool) -> None:
     from llmcls.training.run import Run
 
     opened = Run.open(run)
-    card = {key: value for key, value in opened.card.items() if key != "seal"}
+    card = {key: value for key, value in opened.card.items() if key not in ("seal", "format")}
+    settings = opened.settings
     if as_json:
-        show_json({**card, "settings": opened.settings.model_dump(mode="json")})
+        show_json({**card, "settings": settings.model_dump(mode="json")})
         return
+    defaults = dict(flatten(Settings().model_dump(mode="json")))
+    card["settings"] = {
+        key: value for key, value in flatten(settings.model_dump(mode="json")) if value != defaults.get(key)
+    } or "all at their defaults"
+    card["labels"] = [entry["name"] for entry in card["labels"]]
     shown = table(f"{run} (seal intact, {len(opened.card['seal'])} files)", "", "")
     for key, value in card.items():
-        if key == "labels":
-            value = ", ".join(entry["name"] for entry in value)
-        for position, (inner, content) in enumerate(value.items() if isinstance(value, dict) else [("", value)]):
-            shown.add_row(key if not position else "", Text(f"{inner}: {content}" if inner else str(content)))
+        lines = value if isinstance(value, dict) else {"": value}
+        for position, (inner, content) in enumerate(lines.items()):
+            line = f"{inner}: {_readable(content)}" if inner else _readable(content)
+            shown.add_row("" if position else key.replace("_", " "), Text(line))
     show(shown)
     for metrics in sorted((opened.path / "evaluation").glob("*/metrics.json")):
         figures = json.loads(metrics.read_text(encoding="utf-8"))
         click.echo(f"{metrics.parent.name}: accuracy {figures['accuracy']:.4f}, macro-F1 {figures['macro_f1']:.4f}")
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_readable(content)}" for key, content in value.items()) or "none"
+    if isinstance(value, list):
+        names = ", ".join(str(item) for item in value[:SHOWN])
+        return (f"{names}, and {len(value) - SHOWN:,} more" if len(value) > SHOWN else names) or "none"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return "–" if value is None else str(value)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested sections: `{"lora": {"r": 8}}` gives `("lora.r", 8)`."""
+    names = {name for name, _ in fields()}
+    for key, value in tree.items():
+        if isinstance(value, dict) and f"{prefix}{key}" not in names:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _accuracy(path: Path) -> float | None:

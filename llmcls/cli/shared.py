@@ -67,6 +67,8 @@ def start(quiet: bool, as_json: bool = False) -> Reporter:
     """Silence the libraries' own bars and notices, and make the reporter."""
     for name in ("bitsandbytes", "torch", "datasets", "accelerate", "peft", "trl"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # DeepSpeed sets its own level when it is imported, and writes to standard output, which is for results.
+    logging.getLogger("DeepSpeed").addFilter(_is_error)
     from datasets.utils import disable_progress_bars
     from transformers.utils import logging as transformers_logging
 
@@ -74,6 +76,10 @@ def start(quiet: bool, as_json: bool = False) -> Reporter:
     transformers_logging.disable_progress_bar()
     disable_progress_bars()
     return Reporter(quiet or as_json)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def show(*renderables: RenderableType) -> None:
@@ -95,7 +101,7 @@ def table(title: str, *columns: str) -> Any:
     from rich import box
     from rich.table import Table
 
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     for column in columns:
         made.add_column(column, overflow="fold")
     return made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import click
@@ -12,14 +14,16 @@ from llmcls.errors import LlmclsError
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from llmcls.prompt.encoding import Encoder
+    from llmcls.prompt.encoding import Encoder, TokenView
     from llmcls.records import Example
 
 STYLES = {"frame": "", "text": "green", "data": "cyan"}
+# Brackets say the same as the colours, which a pipe or a file does not have.
+BRACKETS = {"frame": ("", ""), "text": ("⟦", "⟧"), "data": ("‹", "›")}
 BOUNDARY = "│"
 
 
-@click.group("templates")
+@click.group("templates", short_help="List prompt templates, show real prompts.")
 def command() -> None:
     """List prompt templates, and show a real prompt token by token."""
 
@@ -43,13 +47,14 @@ def list_(as_json: bool) -> None:
     click.echo("A path to a .j2 file works as well. `llmcls templates show NAME` prints a real prompt.")
 
 
-@command.command("show")
+@command.command("show", short_help="Print a real prompt, token by token.")
 @click.argument("name", required=False)
 @click.option("--run", "run_path", metavar="DIR", help="Show the prompt of a trained run.")
 @click.option("--base-model", metavar="M", help="Whose tokenizer and chat format to use (default: nano).")
 @click.option("--data", metavar="DIR|FILE|SPEC", help="Take labels and the example row from here (default: demo:).")
 @click.option("--row", default=0, show_default=True, help="Which training row to show.")
 @settings_options
+@click.option("--json", "as_json", is_flag=True, help="Print the tokens as JSON, nothing else.")
 def show_(
     name: str | None,
     run_path: str | None,
@@ -58,6 +63,7 @@ def show_(
     row: int,
     files: tuple[str, ...],
     assignments: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Print a real prompt with token boundaries: shared prefix, the row's text, and the answer that carries loss."""
     start(quiet=True)
@@ -66,13 +72,16 @@ def show_(
     from llmcls.training.run import Run
 
     if run_path:
+        if files or assignments:
+            raise click.UsageError("A run has its own settings; --config and --set are for templates without --run.")
         from transformers import AutoTokenizer
 
         from llmcls.model.loading import find_base_model
 
         run = Run.open(run_path)
         settings, template = run.settings, find_template(name) if name else run.template
-        base = find_base_model(settings.model)
+        moved = {"base_model": base_model} if base_model else {}
+        base = find_base_model(settings.model.model_copy(update=moved))
         tokenizer = AutoTokenizer.from_pretrained(run.tokenizer_path)
         encoder = make_encoder(base, tokenizer, template, run.labels, settings.prompt, run.shots)
         if data or settings.data.source:
@@ -95,11 +104,22 @@ def show_(
     example = examples[row]
     answer = encoder.answers[encoder.labels.position(example.label or "")]
     views = encoder.view(example)
+    if as_json:
+        tokens = [
+            {"id": view.id, "text": view.text, "from": view.origin, "shared": place < shared, "loss": False}
+            for place, view in enumerate(views)
+        ]
+        tokens += [
+            {"id": token_id, "text": piece, "from": "answer", "shared": False, "loss": True}
+            for token_id, piece in zip(answer, _pieces(encoder, views[-1].id, answer), strict=True)
+        ]
+        show_json({"template": encoder.template.name, "row": example.source, "tokens": tokens})
+        return
     click.echo(f"Template '{encoder.template.name}' for {whose}, row {row} ({example.source or 'no source'})")
     click.echo(
         f"{len(views)} prompt tokens, {shared} of them shared by all rows; {len(answer)} answer tokens carry loss"
     )
-    show(_legend(), _render(encoder, example, shared, answer))
+    show(_legend(), _render(views, shared, _pieces(encoder, views[-1].id, answer)))
 
 
 def _shared_tokens(encoder: Encoder, examples: tuple[Example, ...]) -> int:
@@ -116,23 +136,42 @@ def _legend() -> Text:
     from rich.text import Text
 
     return Text.assemble(
-        ("shared prefix", "dim"), "  frame  ", ("row's text", STYLES["text"]), "  ", ("other data", STYLES["data"]),
-        "  ", ("answer: carries loss", "bold magenta"), f"  {BOUNDARY} token boundary  ⏎ newline\n",
+        ("⟦row's text⟧", STYLES["text"]), "  ", ("‹labels and other data›", STYLES["data"]), "  ",
+        ("⟨answer⟩ carries loss", "bold magenta"), f"  {BOUNDARY} token boundary  ⏎ newline\n",
     )  # fmt: skip
 
 
-def _render(encoder: Encoder, example: Example, shared: int, answer: tuple[int, ...]) -> Text:
+def _render(views: Sequence[TokenView], shared: int, answer: Sequence[str]) -> Text:
     from rich.text import Text
 
     shown = Text()
-    for position, view in enumerate(encoder.view(example)):
-        style = STYLES[view.origin] + (" dim" if position < shared else "")
+    before = "frame"
+    for position, view in enumerate(views):
+        dim = " dim" if position < shared else ""
+        if view.origin != before:
+            shown.append(BRACKETS[before][1], style=STYLES[before])
         if position == shared:
-            shown.append("\n⟨end of shared prefix⟩\n", style="italic")
-        shown.append(view.text.replace("\n", "⏎\n"), style=style.strip())
+            shown.append("\n⟨end of the prefix that all rows share⟩\n", style="italic")
+        if view.origin != before:
+            shown.append(BRACKETS[view.origin][0], style=STYLES[view.origin])
+        shown.append(view.text.replace("\n", "⏎\n"), style=f"{STYLES[view.origin]}{dim}".strip())
         shown.append(BOUNDARY, style="dim")
+        before = view.origin
+    shown.append(BRACKETS[before][1])
     shown.append("\n⟨answer⟩\n", style="italic")
-    for token in encoder.tokenizer.convert_ids_to_tokens(list(answer)):
-        shown.append(token.replace("Ġ", " ").replace("▁", " "), style="bold magenta")
+    for piece in answer:
+        shown.append(piece, style="bold magenta")
         shown.append(BOUNDARY, style="dim")
     return shown
+
+
+def _pieces(encoder: Encoder, before: int, answer: Sequence[int]) -> list[str]:
+    """What each answer token adds to the text; a token that ends amid a character adds nothing yet.
+
+    Decoded behind the prompt's last token, because some tokenizers drop a space at the beginning.
+    """
+    texts = [
+        encoder.tokenizer.decode([before, *answer[:length]], clean_up_tokenization_spaces=False).rstrip("\ufffd")
+        for length in range(len(answer) + 1)
+    ]
+    return [text[len(shorter) :] for shorter, text in pairwise(texts)]

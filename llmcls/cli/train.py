@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import click
 
+from llmcls.cli.launch import machine_options
 from llmcls.cli.shared import (
     QUANTIZATIONS,
     column_options,
@@ -18,9 +20,19 @@ from llmcls.cli.shared import (
     start,
 )
 from llmcls.errors import LlmclsWarning
+from llmcls.progress import Reporter
 
 
-@click.command("train")
+class KeepsArguments(click.Command):
+    """Leaves the arguments as they were typed in `ctx.meta`, for the processes that a launcher starts."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's."""
+        ctx.meta[__name__] = list(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command("train", cls=KeepsArguments)
 @click.option("--data", metavar="DIR|FILE|SPEC", help="Labelled texts: a folder, a file, demo:, hub:NAME, ...")
 @column_options
 @click.option("--base-model", metavar="M", help="A name from `llmcls models list`, a Hub id, or a folder.")
@@ -28,9 +40,27 @@ from llmcls.errors import LlmclsWarning
 @click.option("--quantization", type=QUANTIZATIONS, help="How base weights are stored while training.")
 @click.option("--output-dir", metavar="DIR", help="Run directory to write; runs/DATA-MODEL-TIME when not given.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing run.")
+@click.option(
+    "--resume",
+    metavar="auto|never|DIR",
+    default="auto",
+    show_default=True,
+    help="Go on with an unfinished run of this --output-dir by itself, begin anew, or go on from a checkpoint.",
+)
+@click.option("--force", is_flag=True, help="Go on although settings or data have changed since the checkpoint.")
+@click.option(
+    "--launch",
+    "launcher",
+    metavar="NAME|PATH",
+    help="Start several processes: ddp, zero2, zero3, fsdp, ... (`llmcls launch list`), or an accelerate file.",
+)
+@machine_options
 @settings_options
 @output_options
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     data: str | None,
     text_columns: tuple[str, ...],
     label_column: str | None,
@@ -39,10 +69,14 @@ def command(
     quantization: str | None,
     output_dir: str | None,
     overwrite: bool,
+    resume: str,
+    force: bool,
+    launcher: str | None,
     files: tuple[str, ...],
     assignments: tuple[str, ...],
     quiet: bool,
     as_json: bool,
+    **machines: Any,
 ) -> None:
     """Train a classifier on labelled texts.
 
@@ -50,6 +84,7 @@ def command(
     llmcls train --data tickets.csv
     llmcls train --data arxiv/ --text-column title --text-column abstract --base-model llama-3.2-1b
     llmcls train --config examples/arxiv.yaml --data arxiv/ --set training.max_steps=100
+    llmcls train --data tickets.csv --launch zero2 --num-processes 8
     """
     settings = gather_settings(
         files,
@@ -62,14 +97,36 @@ def command(
         model__quantization=quantization,
         output_dir=output_dir,
     )
+    from llmcls.training.memory import DeviceFullError, shrink
+    from llmcls.training.stopping import EXIT_CODE, START_AGAIN, StoppedError, failing_once, tell_status
+    from llmcls.training.world import is_launched
+
+    if launcher is None and any(machines[name] is not None for name in ("num_processes", "main_process_ip")):
+        raise click.UsageError("--num-processes and --main-process-ip go with --launch NAME.")
+    if not is_launched() and (code := _launch(launcher, machines, context.meta[__name__], quiet)) is not None:
+        context.exit(code)
     reporter = start(quiet, as_json)
     from llmcls.training.api import train
 
     begun = time.monotonic()
-    with warnings.catch_warnings():
-        if not reporter.quiet:  # the notes say the same
-            warnings.filterwarnings("ignore", category=LlmclsWarning, module=r"llmcls\.data")
-        run = train(settings=settings, overwrite=overwrite, reporter=reporter)
+    try:
+        with warnings.catch_warnings(), failing_once():
+            if not reporter.quiet:  # the notes say the same
+                warnings.filterwarnings("ignore", category=LlmclsWarning, module=r"llmcls\.data")
+            run = train(settings=settings, overwrite=overwrite, resume=resume, force=force, reporter=reporter)
+    except StoppedError as stopped:
+        if not reporter.silent:
+            click.echo(str(stopped), err=True)
+            tell_status(EXIT_CODE, {})
+        context.exit(EXIT_CODE)
+    except DeviceFullError:
+        if not (smaller := shrink(settings.training)) or not tell_status(START_AGAIN, smaller):
+            raise
+        context.exit(START_AGAIN)
+    finally:
+        reporter.close()
+    if reporter.silent:
+        return
     if as_json:
         show_json({"run": str(run.path), "labels": list(run.labels.names), **run.card["training"]})
         return
@@ -77,3 +134,17 @@ def command(
     reporter.say(f"Run written to {run.path} ({size / 1e6:.1f} MB) after {time.monotonic() - begun:.0f} s. Next:")
     reporter.say(f"  llmcls evaluate --run {run.path}")
     reporter.say(f'  llmcls predict --run {run.path} "a text to classify"')
+
+
+def _launch(launcher: str | None, machines: dict[str, Any], arguments: list[str], quiet: bool) -> int | None:
+    """Train on several processes and return their exit code; None to train in this one."""
+    from llmcls.training.launching import LaunchRequest, launch, visible_gpus
+
+    reporter = Reporter(quiet)
+    if launcher is None:
+        gpus = visible_gpus()
+        if gpus < 2:
+            return None
+        reporter.say(f"{gpus} GPUs are visible: --launch ddp --num-processes {gpus} (--launch single: only one)")
+        launcher = "ddp"
+    return launch(LaunchRequest(launcher, **machines), ["train", *arguments], reporter)

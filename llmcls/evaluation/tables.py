@@ -110,7 +110,7 @@ def comparison_table(
                 f"The reports '{headings[0]}' and '{headings[1]}' differ in their {what}, so their figures cannot be "
                 "compared; evaluate both on the same rows."
             )
-    table = _table(f"{headings[0].capitalize()} and {headings[1]}, {after.rows:,} rows")
+    table = _table(f"{headings[0][:1].upper()}{headings[0][1:]} and {headings[1]}, {after.rows:,} rows")
     _add_label_column(table, "figure")
     for column in (*headings, "change"):
         table.add_column(Text(column), justify="right", no_wrap=True)

@@ -27,12 +27,15 @@ class Formats:
         dtype: type of unquantised weights, and of computation with 4-bit weights.
         mixed_precision: autocast type while training.
         quantization: how base weights are stored.
+        sharded: the weights are spread over the processes (ZeRO-3, FSDP), so each process must not load them all onto
+            its device, and 4-bit weights are stored in words of `dtype` (shards are cut as floating-point tensors).
     """
 
     device: torch.device
     dtype: torch.dtype
     mixed_precision: MixedPrecision
     quantization: str
+    sharded: bool = False
 
     def describe(self) -> str:
         """One line for the user."""
@@ -49,8 +52,12 @@ def choose_device() -> torch.device:
     return torch.device("cpu")
 
 
-def choose_formats(settings: Settings) -> Formats:
+def choose_formats(settings: Settings, sharded: bool = False) -> Formats:
     """Resolve everything that says `auto`, and refuse what this machine cannot do.
+
+    Args:
+        settings: of the run.
+        sharded: whether training spreads the weights over processes.
 
     Raises:
         LlmclsError: for fp16 autocast on a CPU, or bf16 on a GPU without it.
@@ -59,11 +66,13 @@ def choose_formats(settings: Settings) -> Formats:
     has_bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
     wanted, autocast = settings.model.dtype, settings.training.mixed_precision
     if wanted == "auto":
-        wanted = "float32" if device.type == "cpu" else "bfloat16" if has_bf16 else "float16"
+        # Sharded 4-bit weights stored as float32 crash in ZeRO-3, and FSDP needs storage and dtype to be one type.
+        full = device.type == "cpu" and not (sharded and settings.model.quantization == "4bit")
+        wanted = "float32" if full else "bfloat16" if has_bf16 else "float16"
     if autocast == "auto":
         autocast = "no" if device.type == "cpu" else "bf16" if has_bf16 else "fp16"
     if autocast == "fp16" and device.type == "cpu":
         raise LlmclsError("training.mixed_precision 'fp16' needs a GPU; this machine has none. Use 'auto' or 'no'.")
     if not has_bf16 and "bf16" in (autocast, wanted.replace("bfloat16", "bf16")):
         raise LlmclsError("This GPU has no bfloat16; set training.mixed_precision and model.dtype to 'auto'.")
-    return Formats(device, getattr(torch, wanted), autocast, settings.model.quantization)
+    return Formats(device, getattr(torch, wanted), autocast, settings.model.quantization, sharded)

@@ -50,9 +50,15 @@ class BaseModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies the architecture (sha256 of the config without names, paths and library versions)."""
-        kept = {k: v for k, v in self.config.items() if not k.startswith("_") and k != "transformers_version"}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+        """Identifies the weights: sha256 over a few values of each tensor; wherever and however the files are stored.
+
+        A checkpoint without safetensors is identified by its architecture only (its config).
+        """
+        with _clear_errors(self.checkpoint):
+            sample = _sample_weights(self.checkpoint, self.revision)
+        if sample is None:
+            sample = {k: v for k, v in self.config.items() if not k.startswith("_") and k != "transformers_version"}
+        return hashlib.sha256(json.dumps(sample, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def hub_arguments(self) -> dict[str, Any]:
@@ -86,7 +92,10 @@ def find_base_model(settings: ModelSettings) -> BaseModel:
         raise LlmclsError(f"{hint} A Hub id (owner/name) or a folder with a causal LM works as well.")
     config = _read_config(checkpoint, settings)
     if settings.adapter:
-        adapter = base_models()[settings.adapter]
+        adapters = base_models()
+        if settings.adapter not in adapters:
+            raise LlmclsError(f"model.adapter: {unknown('base-model adapter', settings.adapter, adapters)}")
+        adapter = adapters[settings.adapter]
     elif adapter is None:
         # `auto` fits everything, so every other adapter is asked first.
         candidates = sorted(base_models().values(), key=lambda known: known.name == "auto")
@@ -131,6 +140,7 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats) -> Pr
             bnb_4bit_quant_type=settings.bnb_4bit_quant_type,
             bnb_4bit_use_double_quant=settings.bnb_4bit_use_double_quant,
             bnb_4bit_compute_dtype=formats.dtype,
+            bnb_4bit_quant_storage=formats.dtype if formats.sharded else None,
         )
     elif settings.quantization == "8bit":
         quantization = BitsAndBytesConfig(load_in_8bit=True)
@@ -140,13 +150,42 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats) -> Pr
             dtype=formats.dtype,
             quantization_config=quantization,
             attn_implementation=settings.attn_implementation,
-            # A quantised model cannot be moved afterwards: each process loads it onto its own GPU.
-            device_map={"": formats.device.index} if formats.device.type == "cuda" else None,
+            # A quantised model cannot be moved afterwards: each process loads it onto its own GPU, or a shard of it.
+            device_map={"": formats.device.index} if formats.device.type == "cuda" and not formats.sharded else None,
             **base.hub_arguments,
         )
     if not torch.isfinite(next(model.parameters()).float()).all():
         raise LlmclsError(f"'{base.checkpoint}' holds NaN or infinite weights; download it again.")
     return model
+
+
+def _sample_weights(checkpoint: str, revision: str | None) -> dict[str, list[float]] | None:
+    """The first values of every tensor of a safetensors checkpoint, by name; None when it has none.
+
+    A tied output head is left out: some files hold it, some do not.
+    """
+    from safetensors import safe_open
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+    def find(name: str) -> str | None:
+        place: str | None = cached_file(
+            checkpoint, name, revision=revision, _raise_exceptions_for_missing_entries=False
+        )
+        return place
+
+    files = [find(SAFE_WEIGHTS_NAME)]
+    if files == [None] and (index := find(SAFE_WEIGHTS_INDEX_NAME)):
+        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
+        files = [find(shard) for shard in sorted(set(shards))]
+    sample: dict[str, list[float]] = {}
+    for file in filter(None, files):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+                part = tensors.get_slice(name)
+                if shape := part.get_shape():
+                    corner = part[tuple([slice(0, 1)] * (len(shape) - 1) + [slice(0, 8)])]
+                    sample[name] = corner.float().flatten().tolist()
+    return {name: values for name, values in sample.items() if not name.endswith("lm_head.weight")} or None
 
 
 def _read_config(checkpoint: str, settings: ModelSettings) -> dict[str, Any]:

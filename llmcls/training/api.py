@@ -8,7 +8,9 @@ run.path
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import platform
 import shutil
 from collections.abc import Mapping
@@ -30,10 +32,16 @@ from llmcls.model.loading import load_model
 from llmcls.plugin.manager import describe_plugins, load_plugins
 from llmcls.progress import Reporter
 from llmcls.settings import Settings, make_settings
+from llmcls.training.checkpoints import IDENTITY, choose_checkpoint, describe_run, record_identity, remove_leftovers
+from llmcls.training.memory import DeviceFullError, explain, shrink
 from llmcls.training.preparation import Prepared, encode_rows, prepare, resolve_class_weights
-from llmcls.training.run import Run, check_free, write_card, writing
+from llmcls.training.run import Run, check_free, unfinished_folder, write_card, writing
+from llmcls.training.stopping import StoppedError, StopSignals
+from llmcls.training.world import check_request, join_world, requested_backend
 
 if TYPE_CHECKING:
+    from transformers.trainer_utils import TrainOutput
+
     from llmcls.training.trainer import LabelTrainer
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers")
@@ -49,9 +57,14 @@ def train(
     output_dir: str | Path | None = None,
     settings: Settings | Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    resume: str = "auto",
+    force: bool = False,
     reporter: Reporter | None = None,
 ) -> Run:
     """Fine-tune a base model on labelled texts and write a run directory.
+
+    A run that was killed or stopped goes on from its last whole checkpoint, which is in `output_dir.unfinished`, when
+    it is started again with the same `output_dir`. Every process of a launcher calls this function alike.
 
     Args:
         data: a path or specification, a pandas DataFrame, a `datasets.Dataset`/`DatasetDict`, a list of dicts, or a
@@ -63,13 +76,17 @@ def train(
         output_dir: the run directory to write.
         settings: a `Settings` tree or nested mapping; the arguments above win over it.
         overwrite: replace an existing run.
+        resume: `auto`: go on with an unfinished run; `never`: begin anew; or the path of a checkpoint.
+        force: go on although settings or data differ from those of the checkpoint.
         reporter: where progress goes.
 
     Returns:
         The finished run.
 
     Raises:
-        LlmclsError: for bad data, impossible settings, a model that cannot be loaded, or a diverging loss.
+        LlmclsError: for bad data, impossible settings, a model that cannot be loaded, a diverging loss, a launcher that
+            did not start what it was asked for, or a checkpoint of another run.
+        StoppedError: after SIGTERM or SIGINT, when a checkpoint has been written.
     """
     reporter = reporter or Reporter()
     given: dict[str, Any] = settings.model_dump() if isinstance(settings, Settings) else _deep_copy(settings or {})
@@ -87,7 +104,27 @@ def train(
     resolved = make_settings(given)
     if data is None and resolved.data.source is None:
         raise LlmclsError("There is no data to train on; give --data, or data.source in the settings.")
-    return _train(resolved, data if data is not None else resolved.data.source, overwrite, reporter)
+    source = data if data is not None else resolved.data.source
+    while True:
+        try:
+            return _train(resolved, source, overwrite, resume, force, reporter)
+        except DeviceFullError:
+            smaller = shrink(resolved.training)
+            if smaller is None or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise  # other processes hang in the same step: their launcher must start all anew
+        reporter.warn(explain(smaller))
+        resolved = resolved.model_copy(update={"training": resolved.training.model_copy(update=smaller)})
+        resume = "auto" if resume == "never" else resume
+        _free_memory()
+
+
+def _free_memory() -> None:
+    """Drop what a failed attempt has left on the device."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def load_training_data(settings: Settings, data: object = None) -> DataSplits:
@@ -105,10 +142,13 @@ def load_training_data(settings: Settings, data: object = None) -> DataSplits:
     return replace(splits, labels=LabelSet.from_names(splits.labels.names, wanted.label_descriptions))
 
 
-def _train(settings: Settings, data: object, overwrite: bool, reporter: Reporter) -> Run:
+def _train(settings: Settings, data: object, overwrite: bool, resume: str, force: bool, reporter: Reporter) -> Run:
     path = Path(settings.output_dir or _default_path(settings))
     check_free(path, overwrite)
-    formats = choose_formats(settings)
+    backend = requested_backend()
+    formats = choose_formats(settings, sharded=backend in ("zero3", "fsdp"))
+    check_request(settings, formats, backend)
+    # Every process prepares the same rows: the outcome is a function of data and settings, and nobody waits.
     splits = load_training_data(settings, data)
     for note in splits.notes:
         reporter.say(f"  {note}")
@@ -120,12 +160,22 @@ def _train(settings: Settings, data: object, overwrite: bool, reporter: Reporter
         reporter.say(f"  {cut} of {len(train_rows)} training texts were cut to prompt.max_length tokens")
 
     import torch
-    from accelerate import PartialState
     from transformers import set_seed
 
-    from llmcls.training.trainer import Collator, make_trainer
+    from llmcls.training.trainer import Collator, make_config, make_trainer
 
-    reporter.say(f"Loading {prepared.base.checkpoint}: {formats.describe()}")
+    adapter = prepared.base.adapter
+    # The configuration before the model: it starts torch.distributed, and tells ZeRO-3 to shard what is loaded.
+    config = make_config(settings, formats, adapter, unfinished_folder(path) / "trainer", bool(validation_rows))
+    world = join_world(config, backend)
+    path = world.share(path)  # its default holds the time
+    folder, checkpoint = unfinished_folder(path), None
+    config.output_dir = str(folder / "trainer")
+    identity = describe_run(settings, splits.fingerprint, prepared.base.fingerprint, world)
+    if world.is_main:
+        checkpoint = choose_checkpoint(folder, resume, identity, force=force, reporter=reporter)
+    checkpoint = world.share(checkpoint)
+    reporter.say(f"Loading {prepared.base.checkpoint} on {world.describe(formats, settings.training)}")
     set_seed(settings.seed)
     model = load_model(prepared.base, settings.model, formats)
     reason = "training.packing is off" if not settings.training.packing else supports_packing(model)
@@ -141,33 +191,54 @@ def _train(settings: Settings, data: object, overwrite: bool, reporter: Reporter
     collator = Collator(
         prepared.encoder.answers, goal, packed=not reason, pad_token_id=int(prepared.tokenizer.pad_token_id)
     )
-    state = PartialState()
     with ExitStack() as stack:
-        folder = _unfinished_folder(path, overwrite, state, stack)
+        if world.is_main:
+            own = checkpoint is not None and checkpoint.resolve().is_relative_to(folder.resolve())
+            stack.enter_context(writing(path, overwrite, keep=own))
+            record_identity(folder, identity)
+            if checkpoint is not None:
+                reporter.say(f"Going on from {checkpoint}; --resume never begins anew")
+                if own:  # nothing is deleted in another run
+                    remove_leftovers(checkpoint)
+        world.wait()
         trainer = make_trainer(
-            model, prepared.tokenizer, collator, train_rows, validation_rows, settings, formats,
-            prepared.base.adapter, folder / "trainer", reporter,
-        )  # fmt: skip
+            config, model, prepared.tokenizer, collator, train_rows, validation_rows, settings, adapter, reporter
+        )
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         reporter.say(f"Training {trainable:,} adapter parameters on {len(train_rows)} rows")
-        result = trainer.train()
+        with StopSignals() as stop:
+            trainer.stop = stop
+            result = _run(trainer, checkpoint, settings)
+        if trainer.state.global_step < trainer.state.max_steps:
+            world.wait()
+            raise StoppedError(
+                f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint in "
+                f"'{folder}'; the same command with --output-dir {path} goes on."
+            )
         _save_adapter(trainer, folder / "adapter")
-        if state.is_main_process:
+        if world.is_main:
             peak = torch.cuda.max_memory_allocated() if formats.device.type == "cuda" else None
             card = _describe(settings, splits, prepared, dict(result.metrics), peak, cut)
+            card["training"] |= {"backend": world.backend, "processes": world.size}
             _write_run(folder, trainer, prepared, settings, card)
-        state.wait_for_everyone()
-    state.wait_for_everyone()
+    world.wait()
     return Run.open(path)
 
 
-def _unfinished_folder(path: Path, overwrite: bool, state: Any, stack: ExitStack) -> Path:
-    """Rank 0 creates the folder; the others use the same one and write nothing."""
-    folder = path.with_name(f"{path.name}.unfinished")
-    if state.is_main_process:
-        folder = stack.enter_context(writing(path, overwrite))
-    state.wait_for_everyone()
-    return folder
+def _run(trainer: LabelTrainer, checkpoint: Path | None, settings: Settings) -> TrainOutput:
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    try:
+        return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        rows = settings.training.per_device_train_batch_size
+        raise DeviceFullError(
+            f"The device's memory is full at step {trainer.state.global_step} with {rows} rows per forward pass; lower "
+            "training.per_device_train_batch_size and prompt.max_length, or set training.gradient_checkpointing to "
+            "true."
+        ) from error
 
 
 def _save_adapter(trainer: LabelTrainer, folder: Path) -> None:
@@ -188,6 +259,7 @@ def _write_run(
     if (events := folder / "trainer" / "runs").is_dir():
         shutil.move(events, folder / "tensorboard")
     shutil.rmtree(folder / "trainer", ignore_errors=True)
+    (folder / IDENTITY).unlink()
     write_card(folder, card, settings, prepared.encoder.template, prepared.encoder.shots)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcls.errors import LlmclsError, unknown
+from llmcls.errors import LlmclsError, several, unknown
 from llmcls.labels import LabelSet
 from llmcls.model.loading import BaseModel, find_base_model, load_tokenizer
 from llmcls.plugin.catalog import prompt_templates
@@ -22,7 +22,7 @@ from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.shots import Shots, choose_shots
 from llmcls.prompt.template import PromptTemplate
 from llmcls.records import Example
-from llmcls.settings import PromptSettings, Settings
+from llmcls.settings import PromptSettings, Settings, TrainingSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -56,8 +56,11 @@ def prepare(
     """Find and load all that turns examples into tokens.
 
     Raises:
-        LlmclsError: for an unknown base model or template, or shots wanted without training examples.
+        LlmclsError: for an unknown base model or template, or shots wanted without training examples; with training
+            examples, also for what `check_training` refuses.
     """
+    if train:
+        check_training(settings.training)
     template = template or find_template(settings.prompt.template)
     base = find_base_model(settings.model)
     tokenizer = load_tokenizer(base)
@@ -69,6 +72,41 @@ def prepare(
             )
         shots = choose_shots(train, labels, per_label=settings.prompt.shots_per_label, seed=settings.seed)
     return Prepared(base, tokenizer, make_encoder(base, tokenizer, template, labels, settings.prompt, shots))
+
+
+def check_training(training: TrainingSettings) -> None:
+    """Refuse optimizers, schedules and trackers that transformers cannot use, before a model is loaded.
+
+    Raises:
+        LlmclsError: with all of them in one message.
+    """
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    problems = []
+    for key, value, choices in (
+        ("optim", training.optim, OptimizerNames),
+        ("lr_scheduler_type", training.lr_scheduler_type, SchedulerType),
+    ):
+        known = [choice.value for choice in choices]
+        if value not in known:
+            problems.append(f"training.{key}: {unknown('name', value, known)}")
+    # 'flyte' has no check of its own in transformers.
+    usable = {*get_available_reporting_integrations(), "flyte", "all", "none"}
+    for tracker in training.report_to:
+        if tracker not in {*INTEGRATION_TO_CALLBACK, "all", "none"}:
+            problems.append(f"training.report_to: {unknown('tracker', tracker, INTEGRATION_TO_CALLBACK)}")
+        elif tracker not in usable:
+            problems.append(
+                f"training.report_to: '{tracker}' is not installed; install it (pip install {tracker}), or train with "
+                "--set training.report_to=[]"
+            )
+    if problems:
+        raise LlmclsError(several(problems, "Training cannot start"))
 
 
 def make_encoder(
@@ -102,6 +140,7 @@ def encode_rows(
     """
     rows: list[dict[str, Any]] = []
     truncated = 0
+    encoder.encode(examples[:1])  # a prompt that cannot fit is found at once, not after the first chunk
     with reporter.track(f"Encoding {split}", total=len(examples)) as advance:
         for start in range(0, len(examples), _CHUNK):
             chunk = examples[start : start + _CHUNK]

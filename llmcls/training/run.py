@@ -9,12 +9,15 @@ Layout: `run.json` (what it is, with versions and the seal), `settings.yaml`, `t
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
-from llmcls.errors import LlmclsError, several
+from llmcls.errors import LlmclsError, LlmclsWarning, several
 from llmcls.labels import Label, LabelSet
 from llmcls.prompt.shots import Shots
 from llmcls.prompt.template import PromptTemplate
@@ -57,27 +61,39 @@ class Run:
         path = Path(path)
         if not path.exists():
             unfinished = (
-                f" Its training has not finished ('{_unfinished(path)}')." if _unfinished(path).exists() else ""
+                f" Its training has not finished ('{unfinished_folder(path)}')."
+                if unfinished_folder(path).exists()
+                else ""
             )
             raise LlmclsError(
                 f"There is no run directory '{path}'.{unfinished} `llmcls runs list` shows what there is."
             )
         try:
             card = json.loads((path / CARD).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise LlmclsError(f"'{path}' is no run directory: its {CARD} cannot be read ({error}).") from error
-        if card.get("format") != FORMAT:
+        except FileNotFoundError:
+            raise LlmclsError(
+                f"'{path}' is no run directory: it holds no {CARD}. `llmcls runs list` shows what there is."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise LlmclsError(f"'{path}' is no intact run directory: its {CARD} cannot be read ({error}).") from error
+        if not _is_card(card):
+            raise LlmclsError(f"'{path}' is no run directory: its {CARD} is not one that llmcls wrote.")
+        if card["format"] != FORMAT:
             raise LlmclsError(
                 f"'{path}' has run format {card.get('format')!r}, this llmcls reads {FORMAT}; "
                 f"use llmcls {card.get('versions', {}).get('llmcls', 'of its time')}."
             )
-        problems = []
+        problems = [] if card["seal"].pop(CARD, None) == _card_digest(card) else [f"{CARD} has changed"]
         for name, digest in card["seal"].items():
             file = path / name
             if not file.is_file():
                 problems.append(f"{name} is missing")
             elif _sha256(file) != digest:
                 problems.append(f"{name} has changed")
+        # What lies beside sealed files would be loaded with them: a chat template, added tokens.
+        for folder in ("adapter", "tokenizer"):
+            found = {file.relative_to(path).as_posix() for file in (path / folder).rglob("*") if file.is_file()}
+            problems += [f"{name} was added" for name in sorted(found - card["seal"].keys())]
         if problems:
             raise LlmclsError(several(problems, f"Run '{path}' does not match its seal; restore it or train again"))
         return cls(path, card)
@@ -95,13 +111,14 @@ class Run:
     @cached_property
     def template(self) -> PromptTemplate:
         """The template it was trained with, from its own copy of the source."""
-        return PromptTemplate(self.card["template"], (self.path / "template.j2").read_text(encoding="utf-8"))
+        # Bytes, here and in write_card: reading as text would turn "\r\n" into "\n", and the prompt into another one.
+        return PromptTemplate(self.card["template"], (self.path / "template.j2").read_bytes().decode("utf-8"))
 
     @cached_property
     def shots(self) -> Shots:
         """The few-shot examples it was trained with."""
         stored = json.loads((self.path / "shots.json").read_text(encoding="utf-8"))
-        return Shots(*(tuple(Example(s["text"], s["label"]) for s in stored[part]) for part in ("examples", "spares")))
+        return Shots(*(tuple(Example(**shot) for shot in stored[part]) for part in ("examples", "spares")))
 
     @property
     def adapter_path(self) -> Path:
@@ -118,45 +135,50 @@ def write_card(folder: Path, card: dict[str, Any], settings: Settings, template:
     """Write settings, template and shots, then seal every file of the folder in `run.json`."""
     dumped = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     (folder / "settings.yaml").write_text(dumped, encoding="utf-8")
-    (folder / "template.j2").write_text(template.source, encoding="utf-8")
+    (folder / "template.j2").write_bytes(template.source.encode("utf-8"))
     stored = {
-        "examples": [{"text": s.text, "label": s.label} for s in shots.examples],
-        "spares": [{"text": s.text, "label": s.label} for s in shots.spares],
+        part: [{"text": shot.text, "label": shot.label} for shot in chosen]  # all that templates see of a shot
+        for part, chosen in (("examples", shots.examples), ("spares", shots.spares))
     }
     (folder / "shots.json").write_text(json.dumps(stored, ensure_ascii=False, indent=1), encoding="utf-8")
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     seal = {file.relative_to(folder).as_posix(): _sha256(file) for file in files}
     sealed = {"format": FORMAT, **card, "seal": seal}
+    seal[CARD] = _card_digest(sealed)
     (folder / CARD).write_text(json.dumps(sealed, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 @contextmanager
-def writing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def writing(path: str | Path, overwrite: bool = False, keep: bool = False) -> Iterator[Path]:
     """Yield a sibling folder to write into; it takes the name `path` only when the block ends without error.
 
-    A process that is killed leaves `path` as it was. What an error leaves behind stays in `path.unfinished`.
+    A process that is killed leaves `path` as it was. What an error leaves behind stays in `path.unfinished`, and is
+    deleted at the next attempt unless `keep` is set.
 
     Raises:
         LlmclsError: when `path` exists and `overwrite` is not set, or the place cannot be written.
     """
     path = Path(path)
     check_free(path, overwrite)
-    folder = _unfinished(path)
+    folder = unfinished_folder(path)
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LlmclsError(
             f"Run directory '{path}' cannot be created: {error.strerror}. Choose --output-dir."
         ) from error
     try:
         yield folder
-    except OSError as error:
-        if error.errno is None:
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is None:
             raise
         raise LlmclsError(f"Writing the run failed: {error}. What was written is in '{folder}'.") from error
     _flush(folder)
-    if path.exists():
+    if path.exists() and _exchange(folder, path):
+        shutil.rmtree(folder)
+    elif path.exists():
         replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         path.rename(replaced / path.name)
         folder.rename(path)
@@ -181,17 +203,35 @@ def check_free(path: str | Path, overwrite: bool) -> None:
 
 
 def list_runs(root: str | Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Every run below `root` (two levels), newest first, unverified."""
+    """Every run below `root` (two levels), newest first, unverified; one that cannot be read is warned of."""
     found = []
     for file in {*Path(root).glob(f"*/{CARD}"), *Path(root).glob(f"*/*/{CARD}")}:
+        if any(part.startswith(".") for part in file.relative_to(root).parts):
+            continue  # a run that is just being replaced
         try:
-            found.append((file.parent, json.loads(file.read_text(encoding="utf-8"))))
-        except (OSError, json.JSONDecodeError) as error:
-            raise LlmclsError(f"'{file}' cannot be read: {error}.") from error
-    return sorted(found, key=lambda entry: entry[1].get("created", ""), reverse=True)
+            card = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            warnings.warn(f"'{file}' cannot be read: {error}.", LlmclsWarning, stacklevel=2)
+            continue
+        if _is_card(card):
+            found.append((file.parent, card))
+    return sorted(found, key=lambda entry: entry[1]["created"], reverse=True)
 
 
-def _unfinished(path: Path) -> Path:
+def _is_card(content: object) -> bool:
+    """Whether a `run.json` is llmcls's: other programs use the name as well."""
+    return isinstance(content, dict) and content.keys() >= {"format", "created", "base_model", "labels", "seal"}
+
+
+def _card_digest(card: Mapping[str, Any]) -> str:
+    """The sha256 of all that `run.json` says, but for this digest itself."""
+    seal = {name: digest for name, digest in card["seal"].items() if name != CARD}
+    content = json.dumps({**card, "seal": seal}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def unfinished_folder(path: Path) -> Path:
+    """Where a run is written until it is finished."""
     return path.with_name(f"{path.name}.unfinished")
 
 
@@ -201,6 +241,18 @@ def _sha256(file: Path) -> str:
         while block := stream.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders swap names in one step, where the system can; else nothing is done.
+
+    Two renames would leave a moment in which neither the old run nor the new one has its name.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of <fcntl.h> and <linux/fs.h>
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def _flush(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """TRL's `SFTTrainer` on rows that llmcls has rendered and encoded, with llmcls's objectives as the loss.
 
-    trainer = make_trainer(model, tokenizer, collator, train_rows, validation_rows, settings, formats, ...)
+    config = make_config(settings, formats, adapter, folder, bool(validation_rows))   # joins the other processes
+    trainer = make_trainer(config, model, tokenizer, collator, train_rows, validation_rows, settings, ...)
     trainer.train()
 
 TRL keeps its plumbing (PEFT, checkpoints, trackers, accelerate, DeepSpeed); the rows come encoded, so nothing is
@@ -9,8 +10,10 @@ truncated or dropped on the way, and only answer tokens carry loss.
 
 from __future__ import annotations
 
+import os
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +30,12 @@ from llmcls.errors import LlmclsError
 from llmcls.model.hardware import Formats
 from llmcls.progress import Reporter
 from llmcls.settings import LoraSettings, Settings
+from llmcls.training.checkpoints import remove_old, seal_checkpoint
+from llmcls.training.stopping import StopSignals
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers.trainer_utils import EvalLoopOutput
 
     from llmcls.model.adapter import BaseModelAdapter
 
@@ -42,11 +48,49 @@ class Collator:
         self._trie, self._goal, self._pad = LabelTrie(answers), goal, pad_token_id
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        """One micro-batch of rows with `input_ids` (the prompt) and `label` (position)."""
-        prompts, labels = [row["input_ids"] for row in rows], [row["label"] for row in rows]
+        """One micro-batch of rows with `input_ids` (the prompt) and `label` (position); `filler` rows count nothing."""
+        counted = [row for row in rows if not row.get("filler")]
+        kept = counted or rows[:1]  # a process without rows still takes part in the step
+        prompts, labels = [row["input_ids"] for row in kept], [row["label"] for row in kept]
         if self.packed:
-            return packed_batch(prompts, labels, self._trie, self._goal)
-        return padded_batch(prompts, labels, self._trie, self._goal, pad_token_id=self._pad)
+            batch = packed_batch(prompts, labels, self._trie, self._goal)
+        else:
+            batch = padded_batch(prompts, labels, self._trie, self._goal, pad_token_id=self._pad)
+        if not counted:
+            batch["weights"], batch["normalizer"] = batch["weights"] * 0, batch["normalizer"] * 0
+        return batch
+
+
+class RowOrder(torch.utils.data.Sampler[int]):
+    """The order of the rows in an epoch, the same for any number of processes and after a resume.
+
+    accelerate fills the last batch of an epoch up with rows from its beginning, so that every process gets some; they
+    would count twice. This order fills it up with the `filler` row, which counts nothing.
+
+    Args:
+        rows: how many rows there are; the filler is row number `rows`.
+        multiple: rows of all processes' micro-batches together; 0: no filler.
+        seed: of the order; epoch e uses seed + e. None: as they come.
+    """
+
+    def __init__(self, rows: int, multiple: int, seed: int | None) -> None:
+        self._rows, self._seed, self._epoch = rows, seed, 0
+        self._fillers = -rows % multiple if multiple else 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by `Trainer` at the start of an epoch."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self._seed is None:
+            yield from range(self._rows)
+        else:
+            generator = torch.Generator().manual_seed(self._seed + self._epoch)
+            yield from torch.randperm(self._rows, generator=generator).tolist()
+        yield from [self._rows] * self._fillers
+
+    def __len__(self) -> int:
+        return self._rows + self._fillers
 
 
 class LabelTrainer(SFTTrainer):  # type: ignore[misc]
@@ -56,9 +100,14 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
     micro-batches and processes, so it does not depend on how the batch is cut up.
     """
 
-    def __init__(self, *, collator: Collator, **kwargs: Any) -> None:
+    def __init__(self, *, collator: Collator, save_minutes: float, keep: int | None, **kwargs: Any) -> None:
         self._loss = packed_loss if collator.packed else padded_loss
+        self._save_seconds, self._keep = save_minutes * 60, keep
+        self._saved_at = time.monotonic()
+        self.stop: StopSignals | None = None
+        self.stopping = self.save_is_due = False
         super().__init__(data_collator=collator, **kwargs)
+        self._evaluated = torch.zeros(2, dtype=torch.float64, device=self.args.device)  # sum of losses, of weights
         # `Trainer` divides by the accumulation steps itself unless the loss takes the step's item count.
         self.model_accepts_loss_kwargs = True
         for name, parameter in self.model.named_parameters():
@@ -78,8 +127,12 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         Raises:
             LlmclsError: when the loss is NaN or infinite.
         """
-        loss = self._loss(model, inputs, num_items_in_batch)
-        if num_items_in_batch is not None:
+        # A process that has only fillers divides nothing by nothing.
+        weight = inputs["normalizer"].clamp(min=torch.finfo(torch.float32).tiny)
+        loss = self._loss(model, inputs, weight if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            self._evaluated += torch.stack([loss.detach() * weight, weight]).to(self._evaluated)
+        else:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients, the count is over all processes
         if not torch.isfinite(loss):
             raise LlmclsError(
@@ -94,12 +147,84 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As TRL's, with the mean over all rows where theirs is over batches, of which the last is smaller."""
+        self._evaluated.zero_()
+        output = super().evaluation_loop(*args, **kwargs)
+        losses, weights = self.accelerator.gather(self._evaluated[None]).sum(0).tolist()
+        for name in output.metrics:
+            if name.endswith("_loss"):
+                output.metrics[name] = losses / weights
+        return output
+
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor | None:
+        """The normaliser of the step over all processes; what they must agree on travels along."""
         if not batch_samples:
             return None
-        total = torch.stack([batch["normalizer"] for batch in batch_samples]).sum().to(device)
-        gathered: torch.Tensor = self.accelerator.gather(total).sum()
-        return gathered
+        total = torch.stack([batch["normalizer"] for batch in batch_samples]).sum()
+        stop = self.stop is not None and self.stop.received is not None
+        due = 0 < self._save_seconds <= time.monotonic() - self._saved_at
+        if self.args.world_size == 1:
+            self.stopping, self.save_is_due = stop, due
+            return total.to(device)
+        mine = torch.tensor([float(total), float(stop), float(due and self.is_world_process_zero())], device=device)
+        gathered = self.accelerator.gather(mine).view(-1, 3).sum(0)
+        _, stops, dues = gathered.tolist()
+        self.stopping, self.save_is_due = stops > 0, dues > 0
+        normalizer: torch.Tensor = gathered[0]
+        return normalizer
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> RowOrder:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return self._order(dataset, self._train_batch_size, self.args.seed)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> RowOrder:
+        return self._order(eval_dataset, self.args.eval_batch_size, None)
+
+    def _order(self, dataset: Dataset, batch_size: int, seed: int | None) -> RowOrder:
+        filler = "filler" in dataset.column_names
+        return RowOrder(len(dataset) - filler, batch_size * self.args.world_size * filler, seed)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As TRL's; the checkpoint counts, and older ones go, only when all of it is on the disk."""
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        folder = Path(self.args.output_dir)
+        if self.is_world_process_zero():
+            seal_checkpoint(folder / f"checkpoint-{self.state.global_step}")
+            remove_old(folder, self._keep, self.state.best_model_checkpoint)
+        self._saved_at = time.monotonic()
+        self.accelerator.wait_for_everyone()
+
+
+class StoppingCallback(TrainerCallback):  # type: ignore[misc]
+    """Writes a checkpoint when one is due by the clock, or when a signal asks the run to stop.
+
+    `Trainer` evaluates at an epoch's end after it has saved the epoch's last step. A run that goes on from there would
+    have lost that evaluation and the random numbers it drew, so such a checkpoint waits for the evaluation.
+    """
+
+    def __init__(self, trainer: LabelTrainer) -> None:
+        self._trainer = trainer
+        self._waiting = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """All processes have agreed on this at the beginning of the step."""
+        stop = self._trainer.stop
+        if args.world_size == 1 and stop is not None and stop.received is not None:
+            self._trainer.stopping = True
+        if state.global_step < state.max_steps:
+            control.should_training_stop |= self._trainer.stopping
+            control.should_save |= self._trainer.stopping or self._trainer.save_is_due
+        self._waiting = control.should_save and state.epoch.is_integer()
+        control.should_save &= not self._waiting
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """`Trainer` calls this also when training stops amid an epoch; then the checkpoint is written already."""
+        if self._trainer.stopping and not state.epoch.is_integer():
+            control.should_evaluate = control.should_save = False
+        control.should_save |= self._waiting
+        self._waiting = False
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
@@ -133,21 +258,17 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._track.__exit__(None, None, None)
 
 
-def make_trainer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    collator: Collator,
-    train_rows: Sequence[dict[str, Any]],
-    validation_rows: Sequence[dict[str, Any]],
-    settings: Settings,
-    formats: Formats,
-    adapter: BaseModelAdapter,
-    folder: Path,
-    reporter: Reporter,
-) -> LabelTrainer:
-    """Configure TRL's trainer from the settings; rows have `input_ids` (prompt) and `label` (position)."""
+def make_config(
+    settings: Settings, formats: Formats, adapter: BaseModelAdapter, folder: Path, has_validation: bool
+) -> SFTConfig:
+    """TRL's configuration from the settings; making it starts torch.distributed and tells ZeRO-3 to shard the loading.
+
+    It must exist before the model is loaded and live as long. It is the one place that says precision and accumulation:
+    the accelerate and DeepSpeed configurations say `no` and `auto`.
+    """
     training = settings.training
-    evaluate = training.eval_strategy if validation_rows else "no"
+    if formats.device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed guesses otherwise, and may look for CUDA
     config = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=training.num_train_epochs,
@@ -166,14 +287,14 @@ def make_trainer(
         use_cpu=formats.device.type == "cpu",
         gradient_checkpointing=training.gradient_checkpointing,
         logging_steps=training.logging_steps,
-        eval_strategy=evaluate,
+        eval_strategy=training.eval_strategy if has_validation else "no",
         eval_steps=training.eval_steps,
         save_strategy=training.save_strategy,
         save_steps=training.save_steps,
-        save_total_limit=training.save_total_limit,
-        load_best_model_at_end=training.load_best_model_at_end and bool(validation_rows),
+        load_best_model_at_end=training.load_best_model_at_end and has_validation,
         dataloader_num_workers=training.dataloader_num_workers,
         dataloader_pin_memory=formats.device.type == "cuda",
+        ddp_find_unused_parameters=False,
         report_to=list(training.report_to) or "none",
         seed=settings.seed,
         max_length=None,
@@ -182,22 +303,52 @@ def make_trainer(
         prediction_loss_only=True,
         disable_tqdm=True,
     )
+    if config.world_size == 1 and config.n_gpu > 1:
+        config._n_gpu = 1  # else `Trainer` wraps the model in DataParallel, which cuts a token tree into pieces
+    return config
+
+
+def make_trainer(
+    config: SFTConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    collator: Collator,
+    train_rows: Sequence[dict[str, Any]],
+    validation_rows: Sequence[dict[str, Any]],
+    settings: Settings,
+    adapter: BaseModelAdapter,
+    reporter: Reporter,
+) -> LabelTrainer:
+    """Put the parts together; rows have `input_ids` (prompt) and `label` (position)."""
+    train_data, validation_data = (
+        _dataset(rows, filler=config.world_size > 1) if rows else None for rows in (train_rows, validation_rows)
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*label_names.*")
         trainer = LabelTrainer(
             collator=collator,
+            save_minutes=settings.training.save_minutes,
+            keep=settings.training.save_total_limit,
             model=model,
             args=config,
             processing_class=tokenizer,
-            train_dataset=Dataset.from_list(list(train_rows)),
-            eval_dataset=Dataset.from_list(list(validation_rows)) if validation_rows else None,
+            train_dataset=train_data,
+            eval_dataset=validation_data,
             peft_config=make_lora_config(settings.lora, adapter),
         )
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressCallback(reporter))
+    trainer.add_callback(StoppingCallback(trainer))
     return trainer
+
+
+def _dataset(rows: Sequence[dict[str, Any]], filler: bool) -> Dataset:
+    """The rows, with one more for `RowOrder` to fill up with."""
+    if not filler:
+        return Dataset.from_list(list(rows))
+    return Dataset.from_list([*({**row, "filler": False} for row in rows), {**rows[0], "filler": True}])
 
 
 def make_lora_config(settings: LoraSettings, adapter: BaseModelAdapter) -> LoraConfig:

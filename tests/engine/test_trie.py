@@ -91,8 +91,9 @@ def test_statistics_of_a_small_set():
 
 def test_ten_thousand_labels_stay_linear():
     rng = random.Random(0)
-    names = {tuple(rng.randrange(3, 60) for _ in range(rng.randrange(1, 9))) for _ in range(11_000)}
+    names = {tuple(rng.randrange(3, 60) for _ in range(rng.randrange(1, 9))) for _ in range(13_000)}
     answers = [[*name, END] for name in sorted(names)[:10_000]]
+    assert len(answers) == 10_000
     trie = LabelTrie(answers)
     assert trie.size - 1 == len(prefixes(answers))
     for attribute in vars(trie).values():

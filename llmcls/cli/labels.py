@@ -1,0 +1,254 @@
+"""`llmcls labels`: what a label set costs with a model's tokenizer, before anything is trained or predicted."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmcls.cli.shared import gather_settings, settings_options, show, show_json, start, table
+from llmcls.errors import LlmclsWarning
+
+if TYPE_CHECKING:
+    from llmcls.engine.inspection import Inspection
+    from llmcls.prompt.encoding import Encoder
+    from llmcls.records import Example
+    from llmcls.settings import Settings
+
+ASSUMED_TEXT_TOKENS = 50
+SAMPLED_ROWS = 200
+
+
+@click.group("labels")
+def command() -> None:
+    """Show what a label set costs."""
+
+
+@command.command("inspect", short_help="Count tokens, choices and cost of a label set.")
+@click.option("--run", "run_path", metavar="DIR", help="A trained run: its labels, template and tokenizer.")
+@click.option("--base-model", metavar="M", help="Without --run: whose tokenizer to use (default: nano).")
+@click.option("--template", metavar="T", help="A name from `llmcls templates list`, or a .j2 file.")
+@click.option("--labels", metavar="A,B,C", help="The labels.")
+@click.option("--data", metavar="DIR|FILE|SPEC", help="Take the labels, and how long texts are, from labelled data.")
+@click.option("--text-tokens", type=click.IntRange(0), help="Tokens of a text (default: as in the data, else 50).")
+@click.option("--rows", type=click.IntRange(1), default=1000, show_default=True, help="Texts predicted in one call.")
+@click.option("--top", type=click.IntRange(0), default=12, show_default=True, help="How many labels to list.")
+@settings_options
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, nothing else; lists every label.")
+def inspect_(
+    run_path: str | None,
+    base_model: str | None,
+    template: str | None,
+    labels: str | None,
+    data: str | None,
+    text_tokens: int | None,
+    rows: int,
+    top: int,
+    files: tuple[str, ...],
+    assignments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Count what a label set costs: tokens, choices, token-passes per row by method; and what could be cheaper.
+
+    \b
+    llmcls labels inspect --run runs/tickets
+    llmcls labels inspect --base-model llama-3.2-1b --data tickets.csv
+    llmcls labels inspect --base-model nano --labels positive,positive_mixed,negative --text-tokens 30
+
+    A token-pass is one token read by the model. Nothing is loaded but the tokenizer.
+    """
+    if labels and (run_path or data):
+        raise click.UsageError("Give --labels, or --data, or --run: each of them brings the labels.")
+    if run_path and (base_model or files or assignments):
+        raise click.UsageError("A run has its own base model and settings; leave --base-model, --config and --set out.")
+    start(quiet=True)
+    if run_path:
+        encoder, examples = _of_run(run_path, template, data)
+        whose = run_path
+    else:
+        settings = gather_settings(
+            files, assignments, model__base_model=base_model, prompt__template=template, data__source=data
+        )
+        if not labels and not settings.data.source:
+            raise click.UsageError("Give --run DIR, or labels by --labels A,B,C or --data SPEC.")
+        encoder, examples = _of_settings(settings, labels)
+        whose = settings.model.base_model
+    _report(_measure(encoder, examples, text_tokens, rows, whose), encoder, top, as_json)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """An inspection, and how it came about."""
+
+    whose: str
+    inspection: Inspection
+    room: int
+    sampled: int
+    truncated: int
+    suggestions: list[str]
+
+
+def _of_run(run_path: str, template: str | None, data: str | None) -> tuple[Encoder, Sequence[Example]]:
+    from transformers import AutoTokenizer
+
+    from llmcls.model.loading import find_base_model
+    from llmcls.training.preparation import find_template, make_encoder
+    from llmcls.training.run import Run
+
+    run = Run.open(run_path)
+    base = find_base_model(run.settings.model)
+    tokenizer = AutoTokenizer.from_pretrained(run.tokenizer_path)
+    used = find_template(template) if template else run.template
+    examples = _read(run.settings, data) if data else ()
+    return make_encoder(base, tokenizer, used, run.labels, run.settings.prompt, run.shots), examples
+
+
+def _of_settings(settings: Settings, labels: str | None) -> tuple[Encoder, Sequence[Example]]:
+    from llmcls.labels import LabelSet
+    from llmcls.training.api import load_training_data
+    from llmcls.training.preparation import prepare
+
+    if labels:
+        names = LabelSet.from_names((name.strip() for name in labels.split(",")), settings.data.label_descriptions)
+        return prepare(settings, names).encoder, ()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=LlmclsWarning)  # of the texts, which are not inspected here
+        splits = load_training_data(settings)
+    return prepare(settings, splits.labels, splits.train).encoder, splits.train
+
+
+def _read(settings: Settings, data: str) -> Sequence[Example]:
+    from llmcls.training.api import load_training_data
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=LlmclsWarning)
+        return load_training_data(settings, data).train
+
+
+def _measure(
+    encoder: Encoder, examples: Sequence[Example], text_tokens: int | None, rows: int, whose: str
+) -> _Measured:
+    from llmcls.engine.inspection import PromptShape, inspect_answers, suggest
+    from llmcls.engine.tree import shared_prefix_length
+    from llmcls.records import Example
+
+    fields = dict.fromkeys(examples[0].fields, "") if examples else {}
+    bare = len(encoder.encode([Example("", fields=fields)])[0].input_ids)
+    sample = examples[:SAMPLED_ROWS] or [Example("a", fields=fields), Example("Z", fields=fields)]
+    prompts = encoder.encode(sample)
+    prefix = shared_prefix_length([prompt.input_ids for prompt in prompts])
+    if examples and text_tokens is None:
+        own = sum(len(prompt.input_ids) for prompt in prompts) / len(prompts) - prefix
+    else:
+        own = max(bare - prefix, 0) + (ASSUMED_TEXT_TOKENS if text_tokens is None else text_tokens)
+    inspection = inspect_answers(encoder.answers, PromptShape(prefix, own, rows))
+    room = encoder.max_length - bare - inspection.statistics.depth
+    return _Measured(
+        whose,
+        inspection,
+        room,
+        sampled=len(prompts) if examples else 0,
+        truncated=sum(prompt.truncated for prompt in prompts),
+        suggestions=suggest(inspection, encoder.labels.names, room),
+    )
+
+
+def _report(measured: _Measured, encoder: Encoder, top: int, as_json: bool) -> None:
+    if as_json:
+        show_json(_as_json(measured, encoder))
+        return
+    inspection, names = measured.inspection, encoder.labels.names
+    figures, shape = inspection.statistics, inspection.shape
+    source = f"mean of {measured.sampled} texts" if measured.sampled else "assumed"
+    cut = f"; {measured.truncated} of {measured.sampled} texts are cut" if measured.truncated else ""
+    alike, groups = sum(map(len, inspection.collisions)), len(inspection.collisions)
+    for line in (
+        f"{len(names)} labels, template '{encoder.template.name}', tokenizer of {measured.whose}",
+        f"Prompt       {shape.prefix} tokens shared by all rows, {shape.own:.1f} a row's own ({source})",
+        f"             room for {measured.room} tokens of text{cut}",
+        f"Label trie   {figures.nodes} tokens, {figures.forced} forced; {figures.branching} places with a choice",
+        f"             {figures.fed} fed per row ({inspection.fed_for_mass} with label mass)",
+        f"Labels       {figures.depth} tokens the longest, {len(inspection.continued)} the beginning of others",
+        f"             {alike} share the first token with others ({groups} groups)",
+        "",
+    ):
+        click.echo(line)
+    show(_method_table(inspection))
+    click.echo("A token-pass is one token read by the model; ranges go from the average label to")
+    click.echo("the worst. Further forwards wait for each other, which small models feel most.\n")
+    if top:
+        show(_label_table(inspection, encoder, top))
+        click.echo("fed: tokens to feed until no other label is possible; forced: tokens without a")
+        click.echo("choice; begin alike: labels with this first token.\n")
+    for suggestion in measured.suggestions:
+        click.echo(textwrap.fill(suggestion, 80, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False))
+
+
+def _method_table(inspection: Inspection) -> Any:
+    shown = table(
+        f"Predicted cost, {inspection.shape.rows} rows in one call",
+        "method",
+        "token-passes per row",
+        "against exact",
+        "further forwards",
+    )
+    exact = inspection.costs["exact"].most
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for method, cost in inspection.costs.items():
+        least, most = f"{cost.least:,.1f}", f"{cost.most:,.1f}"
+        ratios = f"{cost.least / exact:.2f}", f"{cost.most / exact:.2f}"
+        shown.add_row(
+            method,
+            least if least == most else f"{least} to {most}",
+            ratios[0] if ratios[0] == ratios[1] else f"{ratios[0]} to {ratios[1]}",
+            str(cost.rounds) if cost.rounds < 2 else f"up to {cost.rounds}",
+        )
+    return shown
+
+
+def _label_table(inspection: Inspection, encoder: Encoder, top: int) -> Any:
+    from rich.text import Text
+
+    names, costs = encoder.labels.names, inspection.answers
+    order = sorted(range(len(names)), key=lambda at: (-costs[at].fed, -costs[at].tokens, at))[:top]
+    sharing = {label: len(group) for group in inspection.collisions for label in group}
+    title = f"The {len(order)} costliest of {len(names)} labels" if len(order) < len(names) else "Labels"
+    shown = table(title, "label", "tokens", "fed", "forced", "begin alike")
+    for column in shown.columns[1:]:
+        column.justify, column.no_wrap = "right", True
+    shown.columns[0].max_width = 38
+    for at in order:
+        figures = (costs[at].tokens, costs[at].fed, costs[at].forced, sharing.get(at, 1))
+        shown.add_row(Text(names[at]), *map(str, figures))
+    return shown
+
+
+def _as_json(measured: _Measured, encoder: Encoder) -> dict[str, Any]:
+    inspection, names = measured.inspection, encoder.labels.names
+    answers = zip(names, encoder.answers, inspection.answers, strict=True)
+    return {
+        "tokenizer": measured.whose,
+        "template": encoder.template.name,
+        "prompt": {
+            "shared_tokens": inspection.shape.prefix,
+            "own_tokens": inspection.shape.own,
+            "rows": inspection.shape.rows,
+            "sampled_texts": measured.sampled,
+            "truncated_texts": measured.truncated,
+            "room_for_text": measured.room,
+        },
+        "trie": {**asdict(inspection.statistics), "fed_for_label_mass": inspection.fed_for_mass},
+        "token_passes_per_row": {method: asdict(cost) for method, cost in inspection.costs.items()},
+        "labels": [
+            {"label": name, **asdict(cost), "pieces": [str(encoder.tokenizer.decode([token])) for token in answer]}
+            for name, answer, cost in answers
+        ],
+        "prefixes_of_others": {names[at]: [names[b] for b in more] for at, more in inspection.continued.items()},
+        "first_token_collisions": [[names[at] for at in group] for group in inspection.collisions],
+        "suggestions": measured.suggestions,
+    }

@@ -1,0 +1,41 @@
+"""When a device's memory does not suffice: smaller micro-batches, more of them, the same rows a step.
+
+except DeviceFullError:                     # a training step did not fit
+    smaller = shrink(settings.training)     # new values, or None when nothing is left to shrink
+    reporter.warn(explain(smaller))
+"""
+
+from __future__ import annotations
+
+from llmcls.errors import LlmclsError
+from llmcls.settings import TrainingSettings
+
+
+class DeviceFullError(LlmclsError):
+    """A training step did not fit into the memory of a device."""
+
+
+def shrink(training: TrainingSettings) -> dict[str, int] | None:
+    """The settings that cut a step into smaller micro-batches: halves, or thirds and so on of an odd number.
+
+    Returns:
+        New values by name; None when micro-batches have one row already, or `halve_batch_on_oom` is off.
+    """
+    rows = training.per_device_train_batch_size
+    if rows == 1 or not training.halve_batch_on_oom:
+        return None
+    parts = next(divisor for divisor in range(2, rows + 1) if rows % divisor == 0)
+    return {
+        "per_device_train_batch_size": rows // parts,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps * parts,
+        "per_device_eval_batch_size": max(1, training.per_device_eval_batch_size // parts),
+    }
+
+
+def explain(smaller: dict[str, int]) -> str:
+    """One line for the user about what is tried next."""
+    return (
+        f"the device's memory is full: going on with {smaller['per_device_train_batch_size']} rows per device and "
+        f"forward pass, accumulated {smaller['gradient_accumulation_steps']} times; the rows of a step stay the same "
+        "(training.halve_batch_on_oom)."
+    )

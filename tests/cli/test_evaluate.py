@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_tables_and_files(llmcls: Callable[..., Any], run: Path) -> None:
+    done = llmcls("evaluate", "--run", run)
+    assert done.code == 0
+    assert "there is no test split; evaluating on validation" in done.err
+    for part in ("tickets on validation", "macro F1", "By label", "Confusion matrix", "billing", "delivery"):
+        assert part in done.out
+    folder = run / "evaluation" / "validation"
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == metrics["rows"] == 2
+    assert llmcls("runs", "show", run).code == 0, "evaluation lies outside the seal"
+
+
+def test_before_and_baseline(llmcls: Callable[..., Any], run: Path) -> None:
+    printed = llmcls("evaluate", "--run", run, "--before", "--baseline", "--split", "train", "--json")
+    assert printed.code == 0
+    found = json.loads(printed.out)
+    folder = run / "evaluation" / "train"
+    for kind in ("before", "baseline"):
+        on_disk = json.loads((folder / f"metrics-{kind}.json").read_text(encoding="utf-8"))
+        assert found[kind]["accuracy"] == on_disk["accuracy"]
+    assert found["baseline"]["accuracy"] == 1.0
+    assert found["before"]["nll"] != found["nll"]
+    shown = llmcls("evaluate", "--run", run, "--before", "--baseline", "-q").out
+    assert "Base model and this run" in shown and "TF-IDF + LR and this run" in shown
+
+
+def test_other_data_is_never_the_runs_test_split(
+    llmcls: Callable[..., Any], run: Path, tickets: Path, here: Path
+) -> None:
+    for name in ("tickets.csv", "test"):
+        (here / name).mkdir() if name == "test" else (here / name).write_bytes(tickets.read_bytes())
+    (here / "test" / "train.csv").write_bytes(tickets.read_bytes())
+    (here / "test" / "test.csv").write_bytes(tickets.read_bytes())
+    assert llmcls("evaluate", "--run", run, "--data", "tickets.csv", "-q").code == 0
+    assert llmcls("evaluate", "--run", run, "--data", "test", "-q").code == 0
+    assert llmcls("evaluate", "--run", run, "--data", "test", "--split", "train", "-q").code == 0
+    assert sorted(path.name for path in (run / "evaluation").iterdir()) == ["test-test", "test-train", "tickets.csv"]
+    (entry,) = json.loads(llmcls("runs", "list", run.parent, "--json").out)
+    assert entry["accuracy"] is None
+
+
+def test_other_data_does_not_need_the_training_data(
+    llmcls: Callable[..., Any], refuse: Callable[..., str], tiny_model_dir: Path, tickets: Path, here: Path
+) -> None:
+    (here / "mine.csv").write_bytes(tickets.read_bytes())
+    done = llmcls(
+        "train", "--data", "mine.csv", "--base-model", tiny_model_dir, "--output-dir", "run", "-q",
+        "--set", "training.max_steps=1",
+    )  # fmt: skip
+    assert done.code == 0
+    (here / "mine.csv").unlink()
+    assert llmcls("evaluate", "--run", "run", "--data", tickets, "-q").code == 0
+    message = refuse("evaluate", "--run", "run")
+    assert "give other data with --data" in message and "mine.csv" in message
+    (here / "mine.csv").write_text("text,label\n" + "other,billing\nwords,delivery\n" * 9, encoding="utf-8")
+    assert "'mine.csv' has changed since this run was trained on it" in llmcls("evaluate", "--run", "run").err
+
+
+def test_problems(refuse: Callable[..., str], run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmcls.classifier.load_model", None)  # whatever it is, it is found before
+    (here / "strange.csv").write_text("text,label\nx,billing\ny,refund\n", encoding="utf-8")
+    (here / "header.csv").write_text("text,label\n", encoding="utf-8")
+    (here / "file").touch()
+    assert "Unknown split 'tset'. Did you mean 'test'?" in refuse("evaluate", "--run", run, "--split", "tset")
+    message = refuse("evaluate", "--run", run, "--data", "strange.csv")
+    assert "strange.csv:3" in message and "'refund'" in message
+    assert "no rows" in refuse("evaluate", "--run", run, "--data", "header.csv")
+    assert "There is no run directory 'nowhere'" in refuse("evaluate", "--run", "nowhere")
+    message = refuse("evaluate", "--run", run, "--output-dir", "file")
+    assert "cannot be written to 'file'" in message and "--output-dir" in message
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_read_only_run(refuse: Callable[..., str], run: Path) -> None:
+    run.chmod(0o555)
+    try:
+        assert "Permission denied" in refuse("evaluate", "--run", run)
+    finally:
+        run.chmod(0o755)
+
+
+def test_no_rows_to_evaluate(
+    llmcls: Callable[..., Any], refuse: Callable[..., str], tiny_model_dir: Path, here: Path
+) -> None:
+    (here / "two.csv").write_text("text,label\nhi,a\nho,b\n", encoding="utf-8")
+    options = ("--base-model", tiny_model_dir, "--output-dir", "run", "-q", "--set", "training.max_steps=1")
+    assert llmcls("train", "--data", "two.csv", *options).code == 0
+    assert "has no test rows; say with --data" in refuse("evaluate", "--run", "run")

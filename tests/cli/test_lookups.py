@@ -1,0 +1,114 @@
+"""The commands that look things up: templates, runs, models, readers, plugins, config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llmcls.plugin.catalog import prompt_templates
+from llmcls.settings import Settings, load_settings
+
+
+@pytest.mark.parametrize("name", sorted(prompt_templates()))
+def test_every_template_is_shown(llmcls: Callable[..., Any], tickets: Path, name: str) -> None:
+    done = llmcls("templates", "show", name, "--data", tickets, "--row", "1")
+    assert (done.code, done.err) == (0, "")
+    assert f"Template '{name}' for nano, row 1 (tickets.csv:" in done.out
+    tokens = json.loads(llmcls("templates", "show", name, "--data", tickets, "--row", "1", "--json").out)["tokens"]
+    text = "".join(token["text"] for token in tokens if token["from"] == "text")
+    assert text.strip() and f"⟦{text.strip()[0]}" in done.out.replace("⟦ ", "⟦")
+    assert [token["loss"] for token in tokens] == [token["from"] == "answer" for token in tokens]
+    assert f"{sum(token['shared'] for token in tokens)} of them shared" in done.out
+    answer = "".join(token["text"] for token in tokens if token["loss"])
+    assert any(label in answer for label in ("billing", "delivery")) and answer.endswith(("</s>", "<|end|>"))
+
+
+def test_templates_of_a_run(
+    llmcls: Callable[..., Any], refuse: Callable[..., str], run: Path, tiny_model_dir: Path
+) -> None:
+    done = llmcls("templates", "show", "--run", run)
+    assert done.code == 0 and "Template 'instruction'" in done.out and "⟨answer⟩" in done.out
+    assert "Template 'chat'" in llmcls("templates", "show", "chat", "--run", run, "--base-model", tiny_model_dir).out
+    assert "there are 22 training rows" in refuse("templates", "show", "--run", run, "--row", "22")
+    assert llmcls("templates", "show").code == 2
+    assert llmcls("templates", "show", "--run", run, "--set", "lora.r=2").code == 2
+    assert "Unknown template 'chta'" in refuse("templates", "show", "chta")
+
+
+def test_unicode_answer_tokens_are_readable(llmcls: Callable[..., Any], tiny_model_dir: Path, here: Path) -> None:
+    (here / "faces.csv").write_text("text,label\nx,🙂 smile\ny,😡\n", encoding="utf-8")
+    done = llmcls("templates", "show", "instruction", "--base-model", tiny_model_dir, "--data", "faces.csv", "--json")
+    tokens = json.loads(done.out)["tokens"]
+    assert "".join(token["text"] for token in tokens if token["loss"]) == " 🙂 smile</s>"
+
+
+@pytest.mark.parametrize("what", ["templates", "models", "readers"])
+def test_lists(llmcls: Callable[..., Any], what: str) -> None:
+    shown, found = llmcls(what, "list"), json.loads(llmcls(what, "list", "--json").out)
+    assert shown.code == 0 and found
+    assert all(name in shown.out for name in found)
+
+
+def test_plugins(llmcls: Callable[..., Any]) -> None:
+    shown, found = llmcls("plugins"), json.loads(llmcls("plugins", "--json").out)
+    assert shown.code == 0
+    for plugin in found:
+        assert plugin["name"] in shown.out and plugin["module"] in shown.out
+        assert f"{plugin['distribution']} {plugin['version']}" in shown.out
+
+
+def test_runs(llmcls: Callable[..., Any], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = run.parent.relative_to(tmp_path)
+    run = root / run.name
+    shown = llmcls("runs", "list", root)
+    assert shown.code == 0 and "runs/tickets" in shown.out
+    (entry,) = json.loads(llmcls("runs", "list", root, "--json").out)
+    assert (entry["run"], entry["labels"], entry["accuracy"]) == (str(run), 2, None)
+    (run / "evaluation" / "test").mkdir(parents=True)
+    (run / "evaluation" / "test" / "metrics.json").write_text('{"accuracy": 0.75, "macro_f1": 0.5}', encoding="utf-8")
+    assert "0.750" in llmcls("runs", "list", root).out
+    shown = llmcls("runs", "show", run)
+    for part in ("seal intact", "billing, delivery", "train 22", "training.max_steps: 2", "transformers", "0.7500"):
+        assert part in shown.out
+    assert "{'" not in shown.out and "['" not in shown.out
+    card = json.loads(llmcls("runs", "show", run, "--json").out)
+    assert card["settings"]["training"]["max_steps"] == 2
+    assert llmcls("runs", "list", tmp_path / "nowhere").out.startswith("No runs below")
+
+
+def test_a_broken_neighbour_does_not_hide_the_runs(
+    llmcls: Callable[..., Any], refuse: Callable[..., str], run: Path
+) -> None:
+    broken = run.parent / "broken"
+    broken.mkdir()
+    for content in (b"{", b"\xff", b""):
+        (broken / "run.json").write_bytes(content)
+        done = llmcls("runs", "list", run.parent, "--json")
+        assert len(json.loads(done.out)) == 1 and "broken/run.json' cannot be read" in done.err
+        assert "run.json cannot be read" in refuse("runs", "show", broken)
+    for content in (b"{}", b"[]", b'{"format": "of another program"}'):
+        (broken / "run.json").write_bytes(content)
+        done = llmcls("runs", "list", run.parent, "--json")
+        assert len(json.loads(done.out)) == 1 and done.err == ""
+        assert "is not one that llmcls wrote" in refuse("runs", "show", broken)
+
+
+def test_config_round_trip(llmcls: Callable[..., Any], refuse: Callable[..., str], here: Path) -> None:
+    assert llmcls("config", "init", "run.yaml").code == 0
+    assert load_settings(["run.yaml"]) == Settings()
+    assert (here / "run.yaml").read_text(encoding="utf-8") == llmcls("config", "init").out
+    assert "exists already" in refuse("config", "init", "run.yaml")
+    assert "cannot be written" in refuse("config", "init", "no/such/run.yaml")
+    options = ("config", "show", "--config", "run.yaml", "--set", "lora.r=2", "--set", "training.mixed_precision=no")
+    shown = yaml.safe_load(llmcls(*options).out)
+    assert shown == json.loads(llmcls(*options, "--json").out)
+    (here / "again.yaml").write_text(llmcls(*options).out, encoding="utf-8")
+    assert load_settings(["again.yaml"]).lora.r == 2
+    schema = json.loads(llmcls("config", "schema").out)
+    assert set(schema["properties"]) == set(Settings.model_fields)

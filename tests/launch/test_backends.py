@@ -1,0 +1,183 @@
+"""The same run on one process and on two, by every backend that runs on a CPU: same losses, same predictions."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import signal
+import socket
+
+import pytest
+
+from llmcls import train
+from llmcls.training.run import Run
+
+pytestmark = pytest.mark.slow
+
+TWO = ["-m", "llmcls", "train", "--launch"]
+# Of losses near 5. Two processes add in another order; sharded 4-bit weights compute in bfloat16 (8 bits of mantissa).
+EXACT, HALF = 2e-5, 2e-2
+
+
+def needs_deepspeed(backend):
+    mark = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+    return pytest.param(*backend, marks=mark)
+
+
+@pytest.fixture(scope="module")
+def one_process(place):
+    """Finished runs of one process, by quantisation."""
+    runs = {}
+
+    def get(quantization):
+        if quantization not in runs:
+            settings = place.settings
+            settings["model"]["quantization"] = quantization
+            runs[quantization] = train(settings=settings, output_dir=place.folder / f"one-{quantization}").path
+        return runs[quantization]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("backend", "quantization", "tolerance"),
+    [
+        ("ddp", "4bit", EXACT),  # "none": below, with an interruption
+        needs_deepspeed(("zero2", "4bit", EXACT)),
+        needs_deepspeed(("zero3", "none", EXACT)),
+        needs_deepspeed(("zero3", "4bit", HALF)),
+    ],
+)
+def test_two_processes_learn_what_one_learns(place, start, one_process, tmp_path, backend, quantization, tolerance):
+    out = tmp_path / "run"
+    # Micro-batches of 2, twice, on 2 processes: 8 rows a step, as one process has them.
+    done = start(
+        *[*TWO, backend, "--num-processes", "2", "--config", str(place.folder / "settings.yaml")],
+        *["--set", "training.per_device_train_batch_size=2", "--set", "training.gradient_accumulation_steps=2"],
+        *["--quantization", quantization, "--output-dir", str(out)],
+    )
+    assert done.code == 0, done.output
+    stored = {"none": "unquantised", "4bit": "4-bit"}[quantization]
+    assert done.output.count(f"{backend}, 2 processes: CPU, {stored}") == 1, done.output
+    assert done.output.count("8 rows a step (2 x 2 x 2 accumulated)") == 1
+    assert done.output.count("step 7/8") == 1, "only rank 0 speaks"
+    one = one_process(quantization)
+    expected, losses = place.losses(one), place.losses(out)
+    assert len(losses) == len(expected) == 8 + 2
+    assert losses == pytest.approx(expected, abs=tolerance)
+    assert not math.isclose(expected[0], expected[7], abs_tol=0.1), "a run that learns nothing shows nothing"
+    assert place.probabilities(out) == pytest.approx(place.probabilities(one), abs=2 * tolerance)
+    assert Run.open(out).card["training"]["processes"] == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}, "nothing unfinished is left"
+
+
+def test_two_machines_train_one_run(place, start, one_process, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+
+    def arguments(rank):
+        return [
+            *[*TWO, "multi_node", "--num-processes", "2", "--num-machines", "2", "--machine-rank", str(rank)],
+            *["--main-process-ip", "127.0.0.1", "--main-process-port", port, "--output-dir", str(tmp_path / "run")],
+            *["--config", str(place.folder / "settings.yaml"), "--set", "training.per_device_train_batch_size=4"],
+        ]
+
+    second = start.begin(*arguments(1))
+    done = start(*arguments(0))
+    assert done.code == 0, done.output
+    assert second.wait(60) == 0
+    assert "ddp, 2 processes" in done.output
+    assert second.stdout.read().strip() == "", "only rank 0 speaks"
+    assert place.losses(tmp_path / "run") == pytest.approx(place.losses(one_process("none")), abs=EXACT)
+
+
+def test_a_terminated_launch_goes_on_where_it_stopped(place, start, one_process, tmp_path):
+    out = tmp_path / "run"
+    command = [
+        *[*TWO, "ddp", "--num-processes", "2", "--config", str(place.folder / "settings.yaml")],
+        *["--set", "training.per_device_train_batch_size=4", "--output-dir", str(out)],
+    ]
+    stopped = start(*command, on={"step 2/8": lambda process: process.send_signal(signal.SIGTERM)})
+    assert stopped.code == 75, stopped.output
+    assert stopped.output.count("the same command with --output-dir") == 1
+    assert "Traceback" not in stopped.output
+    assert not out.exists()
+    done = start(*command)
+    assert done.code == 0, done.output
+    assert "Going on from" in done.output and "step 2/8" not in done.output
+    assert place.losses(out) == pytest.approx(place.losses(one_process("none")), abs=EXACT)
+    assert place.probabilities(out) == pytest.approx(place.probabilities(one_process("none")), abs=EXACT)
+
+
+FAILING = """
+import os, sys
+import llmcls.training.trainer as trainer
+from llmcls.cli import main
+from llmcls.errors import LlmclsError
+
+loss = trainer.LabelTrainer.compute_loss
+def fail(self, *args, **kwargs):
+    if os.environ["RANK"] == "1" and self.state.global_step == 2:
+        raise LlmclsError("the third step of rank 1 fails")
+    return loss(self, *args, **kwargs)
+trainer.LabelTrainer.compute_loss = fail
+main()
+"""
+
+
+def test_one_failing_process_ends_all_and_is_heard_once(place, start, tmp_path):
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING, encoding="utf-8")
+    done = start(
+        *["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"],
+        *[str(script), "train", "--config", str(place.folder / "settings.yaml"), "--output-dir", str(tmp_path / "run")],
+    )
+    assert done.code != 0
+    assert done.output.count("Error: the third step of rank 1 fails") == 1, done.output
+    assert "[rank0]" not in done.output, "the other process does not add its own traceback"
+
+
+def test_a_configuration_that_would_start_one_process_of_two_is_refused(place, start, tmp_path):
+    config = tmp_path / "cpu.yaml"
+    config.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_machines: 1\nnum_processes: 2\n"
+        "use_cpu: true\nmixed_precision: 'no'\n"
+    )
+    done = start(
+        *["-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "llmcls", "train"],
+        *["--config", str(place.folder / "settings.yaml"), "--output-dir", str(tmp_path / "run")],
+    )
+    assert done.code != 0
+    assert "starts only one" in done.output and "Loading" not in done.output, done.output
+
+
+FULL = """
+import os
+if os.environ.get("RANK") == "1":
+    import torch
+    import llmcls.training.trainer as trainer
+
+    loss = trainer.LabelTrainer.compute_loss
+    def fill(self, model, inputs, *args, **kwargs):
+        if len(inputs["targets"]) > 20 and self.state.global_step == 3:  # more than two rows' answer tokens
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return loss(self, model, inputs, *args, **kwargs)
+    trainer.LabelTrainer.compute_loss = fill
+"""
+
+
+def test_full_memory_of_one_process_makes_all_go_on_with_smaller_passes(place, start, root, one_process, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(FULL, encoding="utf-8")
+    out = tmp_path / "run"
+    done = start(
+        *[*TWO, "ddp", "--num-processes", "2", "--config", str(place.folder / "settings.yaml")],
+        *["--set", "training.per_device_train_batch_size=4", "--set", "training.save_strategy=steps"],
+        *["--set", "training.save_steps=2", "--output-dir", str(out)],
+        PYTHONPATH=f"{tmp_path}:{root}",
+    )
+    assert done.code == 0, done.output
+    assert done.output.count("memory is full: going on with 2 rows") == 1 and "Error" not in done.output, done.output
+    assert "8 rows a step (2 x 4)" in done.output and "8 rows a step (2 x 2 x 2 accumulated)" in done.output
+    assert done.output.count("Going on from") == 1, "the steps before are not lost"
+    assert place.losses(out) == pytest.approx(place.losses(one_process("none")), abs=EXACT)

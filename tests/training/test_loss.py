@@ -1,0 +1,129 @@
+"""The trainer's loss, number for number: by hand, packed and padded, accumulated, with evaluations between."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from llmcls.engine.decoder import evaluating
+from llmcls.labels import LabelSet
+from llmcls.model.hardware import choose_formats
+from llmcls.model.loading import load_model
+from llmcls.records import Example
+from llmcls.settings import Settings
+from llmcls.training.preparation import prepare
+
+WHOLE = {"training.per_device_train_batch_size": 32, "training.max_steps": 1}
+LONG = {"text": "a very long message " * 500, "label": "billing"}
+
+
+def answer_losses(settings: Settings, rows: list[dict[str, str]], names: tuple[str, ...]) -> list[list[torch.Tensor]]:
+    """For each row, the base model's log-probabilities at its answer tokens: one plain forward a row."""
+    examples = [Example(row["text"], row["label"]) for row in rows]
+    prepared = prepare(settings, LabelSet.from_names(names), examples)
+    model = load_model(prepared.base, settings.model, choose_formats(settings))
+    found = []
+    for example, prompt in zip(examples, prepared.encoder.encode(examples), strict=True):
+        answer = prepared.encoder.answers[names.index(example.label or "")]
+        ids = torch.tensor([[*prompt.input_ids, *answer]])
+        assert ids.shape[1] <= settings.prompt.max_length
+        with torch.no_grad(), evaluating(model):
+            logits = model(input_ids=ids).logits[0].float()
+        start = len(prompt.input_ids)
+        found.append([logits[start - 1 + step].log_softmax(-1) for step in range(len(answer))])
+    return found
+
+
+def by_hand(settings: Settings, rows: list[dict[str, str]], names: tuple[str, ...]) -> float:
+    """The objective by its formula."""
+    log_probabilities = answer_losses(settings, rows, names)
+    examples = [Example(row["text"], row["label"]) for row in rows]
+    answers = prepare(settings, LabelSet.from_names(names), examples).encoder.answers
+    counts, wanted = Counter(row["label"] for row in rows), settings.training.class_weights
+    total = weight_sum = 0.0
+    for row, steps in zip(rows, log_probabilities, strict=True):
+        answer = answers[names.index(row["label"])]
+        weight = {
+            "none": 1.0,
+            "balanced": len(rows) / (len(counts) * counts[row["label"]]),
+        }.get(wanted if isinstance(wanted, str) else "", 0) or wanted.get(row["label"], 1.0)  # type: ignore[union-attr]
+        losses = []
+        for step, scores in enumerate(steps):
+            choices = sorted({other[step] for other in answers if other[:step] == answer[:step]})
+            chosen = scores[choices].log_softmax(-1)[choices.index(answer[step])]
+            losses.append(-float(chosen if settings.training.objective == "label" else scores[answer[step]]))
+        mean = settings.training.objective == "sft" and settings.training.loss_normalization == "example"
+        total += weight * sum(losses) / (len(losses) if mean else 1)
+        weight_sum += weight * (len(losses) if settings.training.loss_normalization == "token" else 1)
+    return total / weight_sum
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"training.loss_normalization": "token"},
+        {"training.objective": "label"},
+        {"training.class_weights": "balanced"},
+        {"training.class_weights": {"billing": 5.0}, "training.objective": "label"},
+        {"prompt.template": "few_shot"},
+        {"prompt.template": "chat", "model.quantization": "none"},
+    ],
+    ids=str,
+)
+def test_first_loss_is_the_formula_over_every_row(
+    fit: Callable[..., Any], rows: list[dict[str, str]], packing: bool, changes: dict[str, Any]
+) -> None:
+    data = [*rows, LONG]  # longer than the model's positions: cut, but not dropped
+    trained = fit({**WHOLE, **changes, "training.packing": packing}, {"train": data, "validation": rows[:3]})
+    run = trained.run
+    assert run.card["data"]["rows"]["train"] == len(data) and run.card["data"]["truncated"] == 1
+    expected = by_hand(run.settings, data, run.labels.names)
+    assert trained.losses[0] == pytest.approx(expected, rel=2e-5)
+
+
+@pytest.mark.slow
+def test_accumulated_micro_batches_equal_one_batch(fit: Callable[..., Any]) -> None:
+    size, accumulate = "training.per_device_train_batch_size", "training.gradient_accumulation_steps"
+    epochs = {"training.num_train_epochs": 3}
+    whole = fit({**epochs, size: 8})
+    parts = fit({**epochs, size: 2, accumulate: 4}, name="parts")
+    assert len(whole.losses) == len(parts.losses) == 6, "14 rows: batches of 8 and 6"
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["sft", "label"])
+def test_packing_changes_no_loss(fit: Callable[..., Any], objective: str) -> None:
+    changes = {"training.max_steps": 6, "training.objective": objective, "training.per_device_train_batch_size": 14}
+    packed = fit({**changes, "training.packing": True})
+    padded = fit({**changes, "training.packing": False}, name="padded")
+    assert padded.losses == pytest.approx(packed.losses, rel=1e-4)
+    assert packed.losses[-1] < packed.losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["4bit", "none"])
+def test_evaluation_in_between_changes_no_loss(fit: Callable[..., Any], quantization: str) -> None:
+    changes = {"training.max_steps": 6, "model.quantization": quantization}
+    plain = fit(changes)
+    checked = fit({**changes, "training.eval_strategy": "steps", "training.eval_steps": 1}, name="checked")
+    assert checked.losses == pytest.approx(plain.losses, rel=1e-6)
+    evaluated = [entry["eval_loss"] for entry in checked.log if "eval_loss" in entry]
+    assert len(evaluated) == 6 and evaluated[-1] < evaluated[0]
+
+
+@pytest.mark.slow
+def test_nano_learns_through_4_bit_weights(fit: Callable[..., Any]) -> None:
+    rows = [
+        {"text": f"{word} {n}", "label": label} for n in range(8) for word, label in (("bad", "no"), ("good", "yes"))
+    ]
+    changes = {"model.base_model": "nano", "training.max_steps": 12, "training.learning_rate": 2e-3}
+    losses = fit(changes, {"train": rows, "validation": rows[:2]}).losses
+    assert losses[-1] < 0.5 * losses[0]
