@@ -55,7 +55,7 @@ def list_() -> None:
     show(shown)
 
 
-@command.command("show")
+@command.command("show", short_help="Print a configuration, to be changed and used.")
 @click.argument("name")
 def show_config(name: str) -> None:
     """Print a configuration, to be changed and used as --launch PATH.yaml."""
@@ -80,7 +80,7 @@ def print_command(name: str, arguments: tuple[str, ...], **machines: Any) -> Non
     click.echo(shlex.join(["accelerate", "launch", *accelerate_arguments(request, arguments)]))
 
 
-@command.command("slurm", context_settings=REST_AS_IT_IS)
+@command.command("slurm", short_help="Write a Slurm batch file for N nodes.", context_settings=REST_AS_IT_IS)
 @launch_option
 @click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="How many nodes.")
 @click.option("--gpus-per-node", type=click.IntRange(1), default=8, show_default=True, help="GPUs of each.")
