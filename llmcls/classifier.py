@@ -184,11 +184,11 @@ class Classifier:
         chunk: list[Example] = []
         for example in examples:
             chunk.append(example)
-            if len(chunk) == _CHUNK:
-                yield from self._score(chunk, label_mass, advance)
+            if len(chunk) == _CHUNK * (self.processes.size if self.processes else 1):
+                yield from self._score_together(chunk, label_mass, advance)
                 chunk = []
         if chunk:
-            yield from self._score(chunk, label_mass, advance)
+            yield from self._score_together(chunk, label_mass, advance)
 
     def evaluate(self, examples: Sequence[Example], *, reporter: Reporter | None = None) -> EvaluationReport:
         """Predict labelled examples and compare.
@@ -216,6 +216,11 @@ class Classifier:
         """Inside the block the classifier answers as the base model does, without its adapter."""
         with self._model.disable_adapter() if self.run else nullcontext():
             yield
+
+    def _score_together(self, chunk: Sequence[Example], label_mass: bool, advance: Any) -> Iterable[Prediction]:
+        if self.processes is None:
+            return self._score(chunk, label_mass, advance)
+        return self.processes.map(lambda share: list(self._score(share, label_mass, advance)), chunk)
 
     def _score(self, examples: Sequence[Example], label_mass: bool, advance: Any) -> Iterator[Prediction]:
         prompts = self.encoder.encode(examples)

@@ -13,6 +13,8 @@ import click
 
 from llmcls.cli.shared import column_options, output_options, show, show_json, start
 from llmcls.errors import LlmclsError, unknown
+from llmcls.processes import join_processes
+from llmcls.training.stopping import failing_once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +42,7 @@ HEADINGS = {"before": "base model", "baseline": "TF-IDF + LR"}
 @click.option("--baseline", is_flag=True, help="Also train TF-IDF + logistic regression on the same rows, and compare.")
 @click.option("--output-dir", metavar="DIR", help="Where the files go; RUN/evaluation/SPLIT (or /DATA) when not given.")
 @output_options
+@failing_once()
 def command(
     run_path: str,
     data: str | None,
@@ -68,7 +71,12 @@ def command(
     _make_folder(folder)
     classifier = Classifier.load(run, base_model=base_model)
     reporter.say(f"Evaluating {run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")
+    classifier.processes = processes = join_processes()
     predictions = classifier.classify(examples, reporter=reporter)
+    if processes and processes.rank:  # rank 0 writes; the others still do their share of its predictions
+        if before:
+            _evaluate_untrained(classifier, examples, reporter)
+        return
     report = classifier.report(examples, predictions)
     write_metrics(report, folder / "metrics.json")
     write_predictions(folder / "predictions.csv", examples, predictions)

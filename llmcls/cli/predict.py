@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,8 +27,10 @@ from llmcls.cli.shared import (
     table,
 )
 from llmcls.errors import LlmclsError
+from llmcls.processes import join_processes
 from llmcls.progress import Reporter
 from llmcls.settings import PredictionSettings, fields
+from llmcls.training.stopping import failing_once
 
 if TYPE_CHECKING:
     from llmcls.classifier import Classifier
@@ -53,6 +56,7 @@ METHODS = click.Choice(get_args(PredictionSettings.model_fields["method"].annota
 @column_options
 @settings_options
 @output_options
+@failing_once()
 def command(
     texts: tuple[str, ...],
     run_path: str | None,
@@ -87,6 +91,11 @@ def command(
         raise click.UsageError("--labels is for zero-shot prediction; a run has its own labels.")
     settings = gather_settings(files, assignments, prediction__method=method)
     reporter = start(quiet, as_json)
+    processes = join_processes()
+    if processes and source == "-":
+        raise LlmclsError("--input - works in one process only; give several processes a file.")
+    if processes and processes.rank:
+        output, sys.stdout = None, Path(os.devnull).open("w", encoding="utf-8")  # rank 0 writes
     from llmcls.training.run import Run
 
     # Whatever can be wrong with the input or the output is found before the model is loaded, which may take minutes.
@@ -103,6 +112,7 @@ def command(
             )
         else:
             classifier = _zero_shot(base_model or "", labels or "", template, quantization, settings)
+        classifier.processes = processes
         reporter.say(f"Predicting with {run_path or base_model}: {classifier.formats.describe()}")
         added = _added_columns(classifier, all_probabilities, label_mass)
         if replaced := [name for name in columns if name in added]:
