@@ -99,6 +99,8 @@ def train(
     ):
         if value is not None:
             given.setdefault(section, {})[key] = value
+    if data is not None and not isinstance(data, (str, Path)):
+        given.setdefault("data", {})["source"] = None  # what the settings name is not what it was trained on
     if output_dir is not None:
         given["output_dir"] = str(output_dir)
     resolved = make_settings(given)

@@ -14,6 +14,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -323,8 +324,8 @@ def make_trainer(
     train_data, validation_data = (
         _dataset(rows, filler=config.world_size > 1) if rows else None for rows in (train_rows, validation_rows)
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*label_names.*")
+    with warnings.catch_warnings(), _clear_target_errors(settings.lora):
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         trainer = LabelTrainer(
             collator=collator,
             save_minutes=settings.training.save_minutes,
@@ -342,6 +343,19 @@ def make_trainer(
     trainer.add_callback(ProgressCallback(reporter))
     trainer.add_callback(StoppingCallback(trainer))
     return trainer
+
+
+@contextmanager
+def _clear_target_errors(settings: LoraSettings) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "target modules" not in str(error).lower():
+            raise
+        raise LlmclsError(
+            f"lora.target_modules {settings.target_modules!r} are not in this model: {error} "
+            "Leave the setting out for the base model's own choice, or use all-linear."
+        ) from error
 
 
 def _dataset(rows: Sequence[dict[str, Any]], filler: bool) -> Dataset:

@@ -48,7 +48,10 @@ def test_byte_order_mark_is_no_part_of_the_header(rows):
 
 def test_tabs_and_gzip(rows):
     assert rows(b"text\tlabel\na, b\tc\n", TsvReader, ".tsv")[0].values == {"text": "a, b", "label": "c"}
-    assert rows(gzip.compress(b"text,label\na,c\n", mtime=0), CsvReader, ".csv.gz")[0].values == {"text": "a", "label": "c"}
+    assert rows(gzip.compress(b"text,label\na,c\n", mtime=0), CsvReader, ".csv.gz")[0].values == {
+        "text": "a",
+        "label": "c",
+    }
 
 
 def test_rows_can_be_walked_twice(tmp_path):
@@ -154,7 +157,9 @@ def test_header_only_has_no_rows(rows):
     assert rows(b"text,label\n") == []
 
 
-@pytest.mark.parametrize("content", [b"text,label\n", gzip.compress(b"text,label\n" + b"hello,a\n" * 500, mtime=0)[:40]])
+@pytest.mark.parametrize(
+    "content", [b"text,label\n", gzip.compress(b"text,label\n" + b"hello,a\n" * 500, mtime=0)[:40]]
+)
 def test_damaged_gzip(rows, content):
     with pytest.raises(LlmclsError, match="Cannot unpack"):
         rows(content, CsvReader, ".csv.gz")
