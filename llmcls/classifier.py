@@ -18,6 +18,7 @@ from llmcls.evaluation.metrics import EvaluationReport, compute_report
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import Formats, choose_formats
 from llmcls.model.loading import BaseModel, find_base_model, load_model
+from llmcls.processes import Processes
 from llmcls.progress import Reporter
 from llmcls.prompt.encoding import Encoder
 from llmcls.records import Example, Prediction
@@ -43,6 +44,7 @@ class Classifier:
         base: the base model.
         formats: device and number formats.
         run: the run it was loaded from, or None.
+        processes: those that predict together; all must then make the same calls.
     """
 
     encoder: Encoder
@@ -51,6 +53,7 @@ class Classifier:
     run: Run | None
     _model: Any
     _scorer: Scorer
+    processes: Processes | None = None
 
     @classmethod
     def load(

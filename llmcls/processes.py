@@ -1,6 +1,6 @@
 """Several processes that predict together: each takes its share of the rows, and all get all the results.
 
-    classifier.processes = join_processes()      # None without a launcher
+    classifier = replace(classifier, processes=join_processes())      # None without a launcher
     predictions = classifier.classify(examples)  # every process must call it, with the same rows
 
 `accelerate launch -m llmcls predict ...` starts them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,9 +69,9 @@ def command(
     train = _read_train(run) if baseline else []
     folder = Path(output_dir) if output_dir else run.path / "evaluation" / name
     _make_folder(folder)
-    classifier = Classifier.load(run, base_model=base_model)
+    processes = join_processes()
+    classifier = replace(Classifier.load(run, base_model=base_model), processes=processes)
     reporter.say(f"Evaluating {run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")
-    classifier.processes = processes = join_processes()
     predictions = classifier.classify(examples, reporter=reporter)
     if processes and processes.rank:  # rank 0 writes; the others still do their share of its predictions
         if before:

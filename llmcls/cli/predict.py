@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import tee
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, get_args
@@ -95,7 +96,7 @@ def command(
     if processes and source == "-":
         raise LlmclsError("--input - works in one process only; give several processes a file.")
     if processes and processes.rank:
-        output, sys.stdout = None, Path(os.devnull).open("w", encoding="utf-8")  # rank 0 writes
+        output, sys.stdout = None, Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - rank 0 writes
     from llmcls.training.run import Run
 
     # Whatever can be wrong with the input or the output is found before the model is loaded, which may take minutes.
@@ -112,7 +113,7 @@ def command(
             )
         else:
             classifier = _zero_shot(base_model or "", labels or "", template, quantization, settings)
-        classifier.processes = processes
+        classifier = replace(classifier, processes=processes)
         reporter.say(f"Predicting with {run_path or base_model}: {classifier.formats.describe()}")
         added = _added_columns(classifier, all_probabilities, label_mass)
         if replaced := [name for name in columns if name in added]:

@@ -154,7 +154,9 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats) -> Pr
             device_map={"": formats.device.index} if formats.device.type == "cuda" and not formats.sharded else None,
             **base.hub_arguments,
         )
-    if not torch.isfinite(next(model.parameters()).float()).all():
+    first = next(model.parameters())
+    # FSDP loads on rank 0 only; elsewhere there are no values yet to look at.
+    if not first.is_meta and not torch.isfinite(first.float()).all():
         raise LlmclsError(f"'{base.checkpoint}' holds NaN or infinite weights; download it again.")
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import math
 import signal
@@ -181,3 +182,28 @@ def test_full_memory_of_one_process_makes_all_go_on_with_smaller_passes(place, s
     assert "8 rows a step (2 x 4)" in done.output and "8 rows a step (2 x 2 x 2 accumulated)" in done.output
     assert done.output.count("Going on from") == 1, "the steps before are not lost"
     assert place.losses(out) == pytest.approx(place.losses(one_process("none")), abs=EXACT)
+
+
+def test_prediction_shared_by_two_processes_keeps_the_order_and_every_row_once(place, start, one_process, tmp_path):
+    run, rows = str(one_process("none")), str(place.folder / "rows.csv")
+    two = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    words = ["-m", "llmcls", "predict", "--run", run, "--input", rows, "--probabilities", "--output"]
+    for out, command in (("one.csv", words), ("two.csv", [*two, *words])):
+        done = start(*command, str(tmp_path / out))
+        assert done.code == 0, done.output
+        assert done.output.count("Predicting with") == 1
+    alone, together = (list(csv.DictReader((tmp_path / out).open())) for out in ("one.csv", "two.csv"))
+    assert [row["text"] for row in together] == [row["text"] for row in alone] and len(alone) > 50
+    for name in alone[0]:
+        if name.startswith("p"):
+            convert = float if name.startswith("p(") or name == "probability" else str
+            values = [[convert(row[name]) for row in rows] for rows in (alone, together)]
+            assert values[1] == (pytest.approx(values[0], abs=1e-5) if convert is float else values[0])
+    done = start(
+        *[*two, "-m", "llmcls", "evaluate", "--run", run, "--data", rows, "--before"],
+        *["--output-dir", str(tmp_path / "evaluation")],
+    )
+    assert done.code == 0, done.output
+    assert done.output.count("Evaluating") == 1
+    assert len(list(csv.DictReader((tmp_path / "evaluation" / "predictions.csv").open()))) == len(alone)
+    assert (tmp_path / "evaluation" / "metrics-before.json").is_file()
