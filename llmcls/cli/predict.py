@@ -86,8 +86,8 @@ def command(
     """
     if bool(texts) == bool(source):
         raise click.UsageError("Give either texts or --input FILE.")
-    if not run_path and not (base_model and labels):
-        raise click.UsageError("Give --run DIR, or --base-model M with --labels A,B,C.")
+    if not run_path and not labels:
+        raise click.UsageError("Give --run DIR, or --labels A,B,C with a --base-model M (default: nano).")
     if run_path and labels:
         raise click.UsageError("--labels is for zero-shot prediction; a run has its own labels.")
     settings = gather_settings(files, assignments, prediction__method=method)
@@ -112,9 +112,10 @@ def command(
                 run, template=template, base_model=base_model, quantization=quantization, prediction=how
             )
         else:
-            classifier = _zero_shot(base_model or "", labels or "", template, quantization, settings)
+            base_model = base_model or settings.model.base_model
+            classifier = _zero_shot(base_model, labels or "", template, quantization, settings)
         classifier = replace(classifier, processes=processes)
-        reporter.say(f"Predicting with {run_path or base_model}: {classifier.formats.describe()}")
+        reporter.say(f"Predicting with {run_path or classifier.base.name}: {classifier.formats.describe()}")
         added = _added_columns(classifier, all_probabilities, label_mass)
         if replaced := [name for name in columns if name in added]:
             reporter.warn(f"the input has columns that are replaced in the output: {', '.join(replaced)}.")

@@ -152,8 +152,8 @@ def test_problems_are_found_before_the_model_is_loaded(
     [
         ((), "Give either texts or --input"),
         (("x", "--input", "-"), "Give either texts or --input"),
-        (("x",), "Give --run DIR, or --base-model M with --labels"),
-        (("x", "--base-model", "nano"), "Give --run DIR, or --base-model M with --labels"),
+        (("x",), "Give --run DIR, or --labels A,B,C with a --base-model M"),
+        (("x", "--base-model", "nano"), "Give --run DIR, or --labels A,B,C with a --base-model M"),
         (("x", "--run", "r", "--labels", "a,b"), "a run has its own labels"),
         (("x", "--run", "r", "--method", "xact"), "'xact' is not one of"),
         (("x", "--run", "r", "--quantisation", "none"), "--quantization"),
