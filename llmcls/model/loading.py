@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from llmcls.errors import LlmclsError, unknown
 from llmcls.model.adapter import BaseModelAdapter
 from llmcls.plugin.catalog import base_models
-from llmcls.prompt.frame import Frame
 from llmcls.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -117,11 +116,6 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
         raise LlmclsError(f"'{base.checkpoint}' has no fast tokenizer; llmcls needs one to tell text from frame.")
     tokenizer.pad_token = base.adapter.pad_token(tokenizer)
     return tokenizer
-
-
-def frame_for(base: BaseModel, tokenizer: PreTrainedTokenizerFast) -> Frame:
-    """The adapter's frame for this tokenizer."""
-    return base.adapter.frame(tokenizer)
 
 
 def load_model(base: BaseModel, settings: ModelSettings, formats: Formats) -> PreTrainedModel:
