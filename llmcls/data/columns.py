@@ -83,8 +83,8 @@ def choose_columns(
     if require_label and label is not None and label not in columns:
         wrong.append(unknown("column", label, columns))
     if wrong:
-        hint = separator_hint(columns)
-        raise LlmclsError(several(wrong, f"In {where}") + (f" {hint}" if hint else ""))
+        hint = separator_hint(columns) or "Name columns with --text-column and --label-column."
+        raise LlmclsError(f"{several(wrong, f'In {where}')} {hint}")
     if not require_label and label not in columns:
         label = None
     if require_label and label is None:

@@ -209,7 +209,7 @@ def _cut_missing(splits: dict[str, list[Example]], validation_size: float, test_
             share = f"{len(cut) / rows:.1%}".replace(".0%", "%").replace("%", " %")
             notes.append(f"no {split} split: {share} of train ({len(cut)} rows), stratified, seed {seed}")
         else:
-            notes.append(f"no {split} split, and train is too small to cut one from it")
+            notes.append(f"no {split} split, and none can be cut from train, where no label has two different texts")
     if not splits["validation"] and not validation_size:
         notes.append("no validation split, and validation_size is 0: nothing tells when to stop")
     if not splits["test"]:

@@ -34,7 +34,7 @@ from llmcls.progress import Reporter
 from llmcls.settings import Settings, make_settings
 from llmcls.training.checkpoints import IDENTITY, choose_checkpoint, describe_run, record_identity, remove_leftovers
 from llmcls.training.memory import DeviceFullError, explain, shrink
-from llmcls.training.preparation import Prepared, encode_rows, prepare, resolve_class_weights
+from llmcls.training.preparation import Prepared, check_names, encode_rows, prepare, resolve_class_weights
 from llmcls.training.run import Run, check_free, unfinished_folder, write_card, writing
 from llmcls.training.stopping import StoppedError, StopSignals
 from llmcls.training.world import check_request, join_world, requested_backend
@@ -150,10 +150,12 @@ def _train(settings: Settings, data: object, overwrite: bool, resume: str, force
     backend = requested_backend()
     formats = choose_formats(settings, sharded=backend in ("zero3", "fsdp"))
     check_request(settings, formats, backend)
+    check_names(settings)
     # Every process prepares the same rows: the outcome is a function of data and settings, and nobody waits.
     splits = load_training_data(settings, data)
     for note in splits.notes:
         reporter.say(f"  {note}")
+    weights = resolve_class_weights(settings.training.class_weights, splits.labels, splits.train)
     prepared = prepare(settings, splits.labels, splits.train)
     _announce(splits, prepared, reporter)
     train_rows, cut = encode_rows(prepared.encoder, splits.train, reporter, "train")
@@ -183,7 +185,6 @@ def _train(settings: Settings, data: object, overwrite: bool, resume: str, force
     reason = "training.packing is off" if not settings.training.packing else supports_packing(model)
     if reason and settings.training.packing:
         reporter.warn(f"training runs on padded batches, which are slower: {reason}.")
-    weights = resolve_class_weights(settings.training.class_weights, splits.labels, splits.train)
     goal = Objective(
         settings.training.objective,
         settings.training.loss_normalization,

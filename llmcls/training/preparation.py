@@ -1,6 +1,6 @@
 """Settings and data to everything a trainer and a classifier share: base model, tokenizer, labels, encoder, rows.
 
-prepared = prepare(settings, splits, reporter)
+prepared = prepare(settings, splits.labels, splits.train)
 prepared.encoder, prepared.base
 rows = encode_rows(prepared.encoder, splits.train, reporter, "train")
 """
@@ -56,11 +56,8 @@ def prepare(
     """Find and load all that turns examples into tokens.
 
     Raises:
-        LlmclsError: for an unknown base model or template, or shots wanted without training examples; with training
-            examples, also for what `check_training` refuses.
+        LlmclsError: for an unknown base model or template, or shots wanted without training examples.
     """
-    if train:
-        check_training(settings.training)
     template = template or find_template(settings.prompt.template)
     base = find_base_model(settings.model)
     tokenizer = load_tokenizer(base)
@@ -74,12 +71,18 @@ def prepare(
     return Prepared(base, tokenizer, make_encoder(base, tokenizer, template, labels, settings.prompt, shots))
 
 
-def check_training(training: TrainingSettings) -> None:
-    """Refuse optimizers, schedules and trackers that transformers cannot use, before a model is loaded.
+def check_names(settings: Settings) -> None:
+    """Refuse a template or base model that does not exist, and what transformers cannot use, before data is read.
 
     Raises:
-        LlmclsError: with all of them in one message.
+        LlmclsError: for the first kind of name that is wrong, with all of that kind.
     """
+    _check_training(settings.training)
+    find_template(settings.prompt.template)
+    find_base_model(settings.model)
+
+
+def _check_training(training: TrainingSettings) -> None:
     from transformers.integrations.integration_utils import (
         INTEGRATION_TO_CALLBACK,
         get_available_reporting_integrations,

@@ -61,7 +61,7 @@ def test_nothing_is_cut_where_it_is_not_wanted_or_cannot_be():
     assert data.validation == () and any("validation_size is 0" in note for note in data.notes)
     assert "no test split: there is nothing to evaluate on" in data.notes
     data = load_data(records(2))
-    assert data.validation == () and any("too small" in note for note in data.notes)
+    assert data.validation == () and any("none can be cut from train" in note for note in data.notes)
 
 
 @settings(max_examples=150, deadline=None)
