@@ -1,17 +1,22 @@
 """How good nano gets with 4-bit QLoRA on real data sets, before and after, next to TF-IDF + logistic regression.
 
     python benchmarks/quality.py --data ../shared/data --output quality.json
-    python benchmarks/quality.py --data ../shared/data --sets ag_news --seeds 1 2 3 --set training.objective=label
+    python benchmarks/quality.py --data ../shared/data --sets ag_news --seeds 1 2 3 --name label --skip-before \
+        --set training.objective=label
+    python benchmarks/quality.py --output quality.json --table
 
 Configurations are chosen by the validation column; the test split is evaluated on and nothing else. Rows are printed as
-they come and kept in the JSON file, so that an interrupted benchmark goes on where it stopped.
+they come and kept in the JSON file, so that an interrupted benchmark goes on where it stopped; `--table` prints means
+and standard deviations over the seeds of everything in that file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
+from collections import defaultdict
 from pathlib import Path
 
 from llmcls import Classifier, train
@@ -30,21 +35,35 @@ OPTIONS = {
     "imdb": {"prompt.max_length": 256},
     "banking77": {"prompt.max_length": 1280},
 }
+FIGURES = ("accuracy", "macro_f1", "nll", "ece")
+KINDS = ("before", "validation", "after", "baseline")
 SETS = ("tweet_sentiment", "ag_news", "banking77", "arxiv_top5", "imdb")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets' folders")
+    parser.add_argument("--data", type=Path, help="folder with the data sets' folders")
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[42])
     parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--name", default="default", help="what to call this configuration in the results")
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"))
     parser.add_argument("--output", type=Path, default=Path("quality.json"))
+    parser.add_argument("--skip-before", action="store_true", help="leave out the base model before training")
+    parser.add_argument("--table", action="store_true", help="train nothing, print what the output file holds")
     arguments = parser.parse_args()
-    reporter = start(quiet=False)
     results = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    if arguments.table:
+        print_table(results)
+        return
+    if arguments.data is None:
+        parser.error("--data is needed to train")
+    measure(arguments, results)
+
+
+def measure(arguments: argparse.Namespace, results: dict[str, dict]) -> None:
+    """Train and evaluate what the results do not hold yet."""
+    reporter = start(quiet=False)
     for name in arguments.sets:
         for seed in arguments.seeds:
             key = f"{name}/{arguments.name}/{seed}"
@@ -57,22 +76,19 @@ def main() -> None:
             trained = time.monotonic() - begun
             splits = load_training_data(settings)
             classifier = Classifier.load(run)
-            with classifier.untrained():
-                before = classifier.evaluate(splits.test, reporter=reporter)
-            validation = classifier.evaluate(splits.validation, reporter=reporter)
+            reports = {}
+            if not arguments.skip_before:
+                with classifier.untrained():
+                    reports["before"] = classifier.evaluate(splits.test, reporter=reporter)
+            reports["validation"] = classifier.evaluate(splits.validation, reporter=reporter)
             begun = time.monotonic()
-            after = classifier.evaluate(splits.test, reporter=reporter)
+            reports["after"] = classifier.evaluate(splits.test, reporter=reporter)
             predicted = time.monotonic() - begun
-            baseline = evaluate_baseline(splits.train, splits.test, splits.labels)
+            reports["baseline"] = evaluate_baseline(splits.train, splits.test, splits.labels)
             results[key] = {
-                kind: {"accuracy": r.accuracy, "macro_f1": r.macro_f1, "nll": r.nll, "ece": r.ece}
-                for kind, r in (
-                    ("before", before),
-                    ("validation", validation),
-                    ("after", after),
-                    ("baseline", baseline),
-                )
-            } | {
+                kind: {figure: getattr(report, figure) for figure in FIGURES} for kind, report in reports.items()
+            }
+            results[key] |= {
                 "train_seconds": trained,
                 "train_rows": len(splits.train),
                 "rows_per_second": len(splits.test) / predicted,
@@ -83,13 +99,31 @@ def main() -> None:
 
 
 def format_row(key: str, result: dict) -> str:
-    """One line of the Markdown table."""
+    """One line of a Markdown table: accuracy and macro-F1 of each evaluation, and times."""
     cells = [
-        f"{result[kind][figure]:.3f}"
-        for kind in ("before", "validation", "after", "baseline")
-        for figure in ("accuracy", "macro_f1")
+        f"{kind} {result[kind]['accuracy']:.3f}, {result[kind]['macro_f1']:.3f}" for kind in KINDS if kind in result
     ]
     return f"| {key} | {' | '.join(cells)} | {result['train_seconds']:.0f} s | {result['rows_per_second']:.0f}/s |"
+
+
+def print_table(results: dict[str, dict]) -> None:
+    """Mean and standard deviation over the seeds, one line for each data set and configuration."""
+    groups: dict[str, list[dict]] = defaultdict(list)
+    for key, result in results.items():
+        groups[key.rpartition("/")[0]].append(result)
+    print("| data set | configuration | seeds | validation accuracy | test accuracy | macro-F1 | NLL | ECE | TF-IDF |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for group, runs in groups.items():
+        name, _, configuration = group.partition("/")
+        cells = [_spread([run["validation"]["accuracy"] for run in runs])]
+        cells += [_spread([run["after"][figure] for run in runs]) for figure in FIGURES]
+        baseline = runs[0]["baseline"]["accuracy"]
+        print(f"| {name} | {configuration} | {len(runs)} | {' | '.join(cells)} | {baseline:.3f} |")
+
+
+def _spread(values: list[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3f}{deviation}"
 
 
 if __name__ == "__main__":
