@@ -166,7 +166,8 @@ def _train(settings: Settings, data: object, overwrite: bool, resume: str, force
     import torch
     from transformers import set_seed
 
-    from llmcls.training.trainer import Collator, make_config, make_trainer
+    from llmcls.training.batches import Collator
+    from llmcls.training.trainer import make_config, make_trainer
 
     adapter = prepared.base.adapter
     # The configuration before the model: it starts torch.distributed, and tells ZeRO-3 to shard what is loaded.

@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from llmcls.engine.decoder import evaluating
-from llmcls.engine.objectives import Batch, Objective, packed_batch, packed_loss, padded_batch, padded_loss
-from llmcls.engine.trie import LabelTrie
+from llmcls.engine.objectives import Batch, packed_loss, padded_loss
 from llmcls.errors import LlmclsError
 from llmcls.model.hardware import Formats
 from llmcls.progress import Reporter
 from llmcls.settings import LoraSettings, Settings
+from llmcls.training.batches import Collator, RowOrder, make_dataset
+from llmcls.training.callbacks import ProgressCallback, StoppingCallback
 from llmcls.training.checkpoints import remove_old, seal_checkpoint
 from llmcls.training.stopping import StopSignals
 
@@ -39,59 +39,6 @@ if TYPE_CHECKING:
     from transformers.trainer_utils import EvalLoopOutput
 
     from llmcls.model.adapter import BaseModelAdapter
-
-
-class Collator:
-    """Lays rows out as one packed token tree, or padded where the model cannot take the packed mask."""
-
-    def __init__(self, answers: Sequence[Sequence[int]], goal: Objective, *, packed: bool, pad_token_id: int) -> None:
-        self.packed = packed
-        self._trie, self._goal, self._pad = LabelTrie(answers), goal, pad_token_id
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        """One micro-batch of rows with `input_ids` (the prompt) and `label` (position); `filler` rows count nothing."""
-        counted = [row for row in rows if not row.get("filler")]
-        kept = counted or rows[:1]  # a process without rows still takes part in the step
-        prompts, labels = [row["input_ids"] for row in kept], [row["label"] for row in kept]
-        if self.packed:
-            batch = packed_batch(prompts, labels, self._trie, self._goal)
-        else:
-            batch = padded_batch(prompts, labels, self._trie, self._goal, pad_token_id=self._pad)
-        if not counted:
-            batch["weights"], batch["normalizer"] = batch["weights"] * 0, batch["normalizer"] * 0
-        return batch
-
-
-class RowOrder(torch.utils.data.Sampler[int]):
-    """The order of the rows in an epoch, the same for any number of processes and after a resume.
-
-    accelerate fills the last batch of an epoch up with rows from its beginning, so that every process gets some; they
-    would count twice. This order fills it up with the `filler` row, which counts nothing.
-
-    Args:
-        rows: how many rows there are; the filler is row number `rows`.
-        multiple: rows of all processes' micro-batches together; 0: no filler.
-        seed: of the order; epoch e uses seed + e. None: as they come.
-    """
-
-    def __init__(self, rows: int, multiple: int, seed: int | None) -> None:
-        self._rows, self._seed, self._epoch = rows, seed, 0
-        self._fillers = -rows % multiple if multiple else 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by `Trainer` at the start of an epoch."""
-        self._epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        if self._seed is None:
-            yield from range(self._rows)
-        else:
-            generator = torch.Generator().manual_seed(self._seed + self._epoch)
-            yield from torch.randperm(self._rows, generator=generator).tolist()
-        yield from [self._rows] * self._fillers
-
-    def __len__(self) -> int:
-        return self._rows + self._fillers
 
 
 class LabelTrainer(SFTTrainer):  # type: ignore[misc]
@@ -198,67 +145,6 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
 
 
-class StoppingCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes a checkpoint when one is due by the clock, or when a signal asks the run to stop.
-
-    `Trainer` evaluates at an epoch's end after it has saved the epoch's last step. A run that goes on from there would
-    have lost that evaluation and the random numbers it drew, so such a checkpoint waits for the evaluation.
-    """
-
-    def __init__(self, trainer: LabelTrainer) -> None:
-        self._trainer = trainer
-        self._waiting = False
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """All processes have agreed on this at the beginning of the step."""
-        stop = self._trainer.stop
-        if args.world_size == 1 and stop is not None and stop.received is not None:
-            self._trainer.stopping = True
-        if state.global_step < state.max_steps:
-            control.should_training_stop |= self._trainer.stopping
-            control.should_save |= self._trainer.stopping or self._trainer.save_is_due
-        self._waiting = control.should_save and state.epoch.is_integer()
-        control.should_save &= not self._waiting
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """`Trainer` calls this also when training stops amid an epoch; then the checkpoint is written already."""
-        if self._trainer.stopping and not state.epoch.is_integer():
-            control.should_evaluate = control.should_save = False
-        control.should_save |= self._waiting
-        self._waiting = False
-
-
-class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Shows training through llmcls's reporter instead of tqdm."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-        self._done = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Open the bar."""
-        self._track = self._reporter.track("Training", total=state.max_steps)
-        self._advance = self._track.__enter__()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Advance the bar."""
-        self._advance(state.global_step - self._done)
-        self._done = state.global_step
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """One line per logged loss."""
-        logs = logs or {}
-        where = f"step {state.global_step}/{state.max_steps}, epoch {state.epoch or 0:.2f}"
-        if "eval_loss" in logs:
-            self._reporter.say(f"  {where}: validation loss {logs['eval_loss']:.4f}")
-        elif "loss" in logs:
-            self._reporter.say(f"  {where}: loss {float(logs['loss']):.4f}")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Close the bar."""
-        self._track.__exit__(None, None, None)
-
-
 def make_config(
     settings: Settings, formats: Formats, adapter: BaseModelAdapter, folder: Path, has_validation: bool
 ) -> SFTConfig:
@@ -322,7 +208,7 @@ def make_trainer(
 ) -> LabelTrainer:
     """Put the parts together; rows have `input_ids` (prompt) and `label` (position)."""
     train_data, validation_data = (
-        _dataset(rows, filler=config.world_size > 1) if rows else None for rows in (train_rows, validation_rows)
+        make_dataset(rows, filler=config.world_size > 1) if rows else None for rows in (train_rows, validation_rows)
     )
     with warnings.catch_warnings(), _clear_target_errors(settings.lora):
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -356,13 +242,6 @@ def _clear_target_errors(settings: LoraSettings) -> Iterator[None]:
             f"lora.target_modules {settings.target_modules!r} are not in this model: {error} "
             "Leave the setting out for the base model's own choice, or use all-linear."
         ) from error
-
-
-def _dataset(rows: Sequence[dict[str, Any]], filler: bool) -> Dataset:
-    """The rows, with one more for `RowOrder` to fill up with."""
-    if not filler:
-        return Dataset.from_list(list(rows))
-    return Dataset.from_list([*({**row, "filler": False} for row in rows), {**rows[0], "filler": True}])
 
 
 def make_lora_config(settings: LoraSettings, adapter: BaseModelAdapter) -> LoraConfig:

@@ -14,7 +14,7 @@ from llmcls.errors import LlmclsError
 from llmcls.model.hardware import Formats, choose_formats
 from llmcls.settings import make_settings
 from llmcls.training.checkpoints import differences, find_fault, remove_old, seal_checkpoint
-from llmcls.training.trainer import Collator, RowOrder
+from llmcls.training.batches import Collator, RowOrder
 from llmcls.training.world import World, check_request, requested_backend
 
 CPU = Formats(torch.device("cpu"), torch.float32, "no", "4bit")
