@@ -145,9 +145,17 @@ class TrainingSettings(Section):
     packing: bool = Field(
         True, description="Train on shared-prefix packed trees where the model's attention allows it; same gradients."
     )
+    pack_tokens: int | None = Field(
+        None, ge=64, description="Tokens per packed forward and backward pass; null: 512 on a CPU, 4096 on a GPU."
+    )
+    train_sampling_strategy: Literal["random", "group_by_length"] = Field(
+        "random",
+        description="Which rows make a step; group_by_length: rows of similar length, which evens the load of several "
+        "processes and saves padding where packing is off.",
+    )
     logging_steps: float = Field(10, gt=0, description="Steps between two log lines; a share of all steps below 1.")
     eval_strategy: Annotated[Literal["no", "steps", "epoch"], NoIsText] = Field(
-        "epoch", description="When the validation loss is taken."
+        "epoch", description="When loss, accuracy, macro-F1 and balanced accuracy are taken on the validation split."
     )
     eval_steps: float | None = Field(None, gt=0, description="Steps between evaluations when eval_strategy is steps.")
     save_strategy: Annotated[Literal["no", "steps", "epoch"], NoIsText] = Field(
@@ -158,7 +166,18 @@ class TrainingSettings(Section):
     )
     save_steps: float = Field(500, gt=0, description="Steps between checkpoints when save_strategy is steps.")
     save_total_limit: int | None = Field(2, ge=1, description="How many checkpoints are kept.")
-    load_best_model_at_end: bool = Field(False, description="Keep the checkpoint with the best validation loss.")
+    load_best_model_at_end: bool = Field(
+        False, description="Keep the checkpoint that metric_for_best_model finds best on the validation split."
+    )
+    metric_for_best_model: Literal["loss", "accuracy", "macro_f1", "balanced_accuracy"] = Field(
+        "loss", description="What load_best_model_at_end and early_stopping_patience go by."
+    )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="Stop after this many evaluations in a row without a better metric_for_best_model."
+    )
+    early_stopping_threshold: float = Field(
+        0.0, ge=0, description="By how much the metric must improve to count as better for early stopping."
+    )
     dataloader_num_workers: int = Field(0, ge=0, description="Processes that build batches.")
     report_to: Names = Field((), description="Trackers: tensorboard, wandb, mlflow, ...")
 
@@ -172,6 +191,15 @@ class TrainingSettings(Section):
             )
         elif self.load_best_model_at_end and self.eval_strategy == "no":
             problems.append("load_best_model_at_end needs eval_strategy and save_strategy to be 'epoch' or 'steps'")
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            problems.append("early_stopping_patience needs eval_strategy 'epoch' or 'steps'")
+        if self.metric_for_best_model != "loss" and not (
+            self.load_best_model_at_end or self.early_stopping_patience is not None
+        ):
+            problems.append(
+                f"metric_for_best_model is {self.metric_for_best_model}, but nothing goes by it; set "
+                "load_best_model_at_end or early_stopping_patience"
+            )
         if self.eval_strategy == "steps" and self.eval_steps is None:
             problems.append("eval_strategy 'steps' needs eval_steps")
         if self.max_steps == 0 or self.max_steps < -1:

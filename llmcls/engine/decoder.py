@@ -152,7 +152,8 @@ class HeadRows:
         head = decoder._head
         self._tokens = tokens.to(head.weight.device)
         self._weight: torch.Tensor | None = None
-        if type(head) is torch.nn.Linear and not hasattr(head, "_hf_hook") and head.weight.device.type != "meta":
+        here = len(head.weight) > 0 and head.weight.device.type != "meta"  # ZeRO-3 leaves no rows in place
+        if type(head) is torch.nn.Linear and not hasattr(head, "_hf_hook") and here:
             self._weight = head.weight.detach()[self._tokens].float().mul_(decoder._scale)
             self._bias = None if head.bias is None else head.bias.detach()[self._tokens].float() * decoder._scale
         self.width = len(tokens) if self._weight is not None else decoder.vocabulary

@@ -166,7 +166,8 @@ def _train(settings: Settings, data: object, overwrite: bool, resume: str, force
     import torch
     from transformers import set_seed
 
-    from llmcls.training.batches import Collator
+    from llmcls.training.batches import PACK_TOKENS, Collator
+    from llmcls.training.callbacks import describe_outcome
     from llmcls.training.trainer import make_config, make_trainer
 
     adapter = prepared.base.adapter
@@ -193,7 +194,11 @@ def _train(settings: Settings, data: object, overwrite: bool, resume: str, force
         settings.training.label_smoothing_factor,
     )
     collator = Collator(
-        prepared.encoder.answers, goal, packed=not reason, pad_token_id=int(prepared.tokenizer.pad_token_id)
+        prepared.encoder.answers,
+        goal,
+        packed=not reason,
+        pad_token_id=int(prepared.tokenizer.pad_token_id),
+        pack_tokens=settings.training.pack_tokens or PACK_TOKENS.get(formats.device.type, PACK_TOKENS["cuda"]),
     )
     with ExitStack() as stack:
         if world.is_main:
@@ -213,12 +218,14 @@ def _train(settings: Settings, data: object, overwrite: bool, resume: str, force
         with StopSignals() as stop:
             trainer.stop = stop
             result = _run(trainer, checkpoint, settings)
-        if trainer.state.global_step < trainer.state.max_steps:
+        if trainer.stopping and trainer.state.global_step < trainer.state.max_steps:
             world.wait()
             raise StoppedError(
                 f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint in "
                 f"'{folder}'; the same command with --output-dir {path} goes on."
             )
+        for line in describe_outcome(trainer):
+            reporter.say(line)
         _save_adapter(trainer, folder / "adapter")
         if world.is_main:
             peak = torch.cuda.max_memory_allocated() if formats.device.type == "cuda" else None

@@ -1,8 +1,11 @@
 """Rows into micro-batches: which rows in which order, and how a micro-batch is laid out for the objective.
 
-collator = Collator(answers, goal, packed=True, pad_token_id=0)
-dataset = make_dataset(rows, filler=processes > 1)
-order = RowOrder(len(rows), multiple=8 * processes, seed=42)     # iterates over positions in the dataset
+    collator = Collator(answers, goal, packed=True, pad_token_id=0, pack_tokens=512)
+    dataset = make_dataset(rows, filler=processes > 1)
+    order = RowOrder(len(rows), multiple=8 * processes, seed=42)     # iterates over positions in the dataset
+
+A micro-batch becomes one or more *packs*, each a forward and a backward of its own. The loss is normalised over the
+whole optimizer step, so gradients do not depend on the cutting.
 """
 
 from __future__ import annotations
@@ -14,28 +17,94 @@ import torch
 from datasets import Dataset
 
 from llmcls.engine.objectives import Batch, Objective, packed_batch, padded_batch
+from llmcls.engine.tree import shared_prefix_length
 from llmcls.engine.trie import LabelTrie
+
+PACK_TOKENS = {"cpu": 512, "cuda": 4096}
+"""Tokens per forward in training. The dense mask costs pack length squared, small packs waste launches and traffic."""
+
+GROUPED_STEPS = 50
+"""Steps whose rows are sorted by length together (as transformers does): enough to find rows of one length."""
 
 
 class Collator:
-    """Lays rows out as one packed token tree, or padded where the model cannot take the packed mask."""
+    """Lays rows out as packed token trees, or padded where the model cannot take the packed mask.
 
-    def __init__(self, answers: Sequence[Sequence[int]], goal: Objective, *, packed: bool, pad_token_id: int) -> None:
-        self.packed = packed
-        self._trie, self._goal, self._pad = LabelTrie(answers), goal, pad_token_id
+    Args:
+        answers: tokenised answers, one per label, end token included.
+        goal: what is to be learned.
+        packed: packed trees, each of at most `pack_tokens`; else one right-padded batch.
+        pad_token_id: of the padded layout.
+        pack_tokens: see `cut_rows`.
+    """
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        """One micro-batch of rows with `input_ids` (the prompt) and `label` (position); `filler` rows count nothing."""
+    def __init__(
+        self,
+        answers: Sequence[Sequence[int]],
+        goal: Objective,
+        *,
+        packed: bool,
+        pad_token_id: int,
+        pack_tokens: int = PACK_TOKENS["cpu"],
+    ) -> None:
+        self.packed, self.trie = packed, LabelTrie(answers)
+        self._goal, self._pad, self._pack_tokens = goal, pad_token_id, pack_tokens
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Batch]:
+        """The packs of a micro-batch of rows with `input_ids` (the prompt) and `label` (position).
+
+        Rows marked `filler` count nothing; a process that has only those still takes part in the step.
+        """
         counted = [row for row in rows if not row.get("filler")]
-        kept = counted or rows[:1]  # a process without rows still takes part in the step
-        prompts, labels = [row["input_ids"] for row in kept], [row["label"] for row in kept]
-        if self.packed:
-            batch = packed_batch(prompts, labels, self._trie, self._goal)
-        else:
-            batch = padded_batch(prompts, labels, self._trie, self._goal, pad_token_id=self._pad)
+        prompts, labels = [row["input_ids"] for row in counted], [row["label"] for row in counted]
         if not counted:
-            batch["weights"], batch["normalizer"] = batch["weights"] * 0, batch["normalizer"] * 0
-        return batch
+            return [self.empty()]
+        if not self.packed:
+            return [self._lay_out(prompts, labels)]
+        shared = shared_prefix_length(prompts)
+        own = [len(ids) - shared + len(self.trie.answers[label]) for ids, label in zip(prompts, labels, strict=True)]
+        parts = cut_rows(own, shared, self._pack_tokens)
+        return [self._lay_out([prompts[row] for row in part], [labels[row] for row in part]) for part in parts]
+
+    def empty(self) -> Batch:
+        """The smallest pack, of weight zero: keeps a process in step with others that have more packs."""
+        batch = self._lay_out([self.trie.answers[0][:1]], [0])
+        return batch | {"weights": batch["weights"] * 0, "normalizer": batch["normalizer"] * 0}
+
+    def _lay_out(self, prompts: Sequence[Sequence[int]], labels: Sequence[int]) -> Batch:
+        if self.packed:
+            return packed_batch(prompts, labels, self.trie, self._goal)
+        return padded_batch(prompts, labels, self.trie, self._goal, pad_token_id=self._pad)
+
+
+def cut_rows(own: Sequence[int], shared: int, pack_tokens: int) -> list[list[int]]:
+    """Cut rows into as few packs as fit, of nearly equal size.
+
+    Each pack repeats the shared prefix and its mask costs its length squared. With P shared tokens and S of the rows'
+    own, a pack costs (P + S) + (P + S)^2 / c for S useful tokens, which is least at S = sqrt(P (P + c)) > P: below P
+    own tokens a pack is never worth its prefix, whatever `pack_tokens` says.
+
+    Args:
+        own: tokens of each row without the shared prefix.
+        shared: length of the prefix.
+        pack_tokens: most tokens of a pack; only long prefixes and single long rows exceed it.
+
+    Returns:
+        Row numbers, each once, ascending within a pack.
+    """
+    capacity = max(pack_tokens - shared, shared, *own)
+    longest_first = sorted(range(len(own)), key=lambda row: -own[row])
+    count = -(-sum(own) // capacity)
+    while True:
+        packs: list[list[int]] = [[] for _ in range(count)]
+        sizes = [0] * count
+        for row in longest_first:
+            smallest = sizes.index(min(sizes))
+            packs[smallest].append(row)
+            sizes[smallest] += own[row]
+        if max(sizes) <= capacity:
+            return [sorted(pack) for pack in packs]
+        count += 1
 
 
 class RowOrder(torch.utils.data.Sampler[int]):
@@ -48,10 +117,15 @@ class RowOrder(torch.utils.data.Sampler[int]):
         rows: how many rows there are; the filler is row number `rows`.
         multiple: rows of all processes' micro-batches together; 0: no filler.
         seed: of the order; epoch e uses seed + e. None: as they come.
+        lengths: tokens of each row, to give every optimizer step rows of similar length; None: any rows.
+        step: rows of an optimizer step, of all processes; needed with `lengths` only.
     """
 
-    def __init__(self, rows: int, multiple: int, seed: int | None) -> None:
+    def __init__(
+        self, rows: int, multiple: int, seed: int | None, *, lengths: Sequence[int] | None = None, step: int = 1
+    ) -> None:
         self._rows, self._seed, self._epoch = rows, seed, 0
+        self._lengths, self._step = lengths, step
         self._fillers = -rows % multiple if multiple else 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -63,11 +137,24 @@ class RowOrder(torch.utils.data.Sampler[int]):
             yield from range(self._rows)
         else:
             generator = torch.Generator().manual_seed(self._seed + self._epoch)
-            yield from torch.randperm(self._rows, generator=generator).tolist()
+            order: list[int] = torch.randperm(self._rows, generator=generator).tolist()
+            yield from order if self._lengths is None else self._grouped(order, self._lengths, generator)
         yield from [self._rows] * self._fillers
 
     def __len__(self) -> int:
         return self._rows + self._fillers
+
+    def _grouped(self, order: list[int], lengths: Sequence[int], generator: torch.Generator) -> Iterator[int]:
+        """Sort stretches of the order by length, cut them into steps, shuffle the steps; an incomplete one is last."""
+        window, steps = self._step * GROUPED_STEPS, []
+        for start in range(0, len(order), window):
+            stretch = sorted(order[start : start + window], key=lambda row: lengths[row])
+            steps += [stretch[at : at + self._step] for at in range(0, len(stretch), self._step)]
+        last = [steps.pop()] if len(steps[-1]) < self._step else []
+        for at in torch.randperm(len(steps), generator=generator).tolist():
+            yield from steps[at]
+        for rows in last:
+            yield from rows
 
 
 def make_dataset(rows: Sequence[dict[str, Any]], filler: bool) -> Dataset:

@@ -1,15 +1,21 @@
-"""What happens between two training steps: checkpoints by the clock and before a stop, and what the user sees.
+"""What happens between two training steps: checkpoints, checks that something is learned, and what the user sees.
 
 trainer.add_callback(ProgressCallback(reporter))
 trainer.add_callback(StoppingCallback(trainer))
+trainer.add_callback(HealthCallback())
+...
+for line in describe_outcome(trainer): reporter.say(line)
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback
+import torch
+from transformers import EarlyStoppingCallback, TrainerCallback
 
+from llmcls.errors import LlmclsError
 from llmcls.progress import Reporter
 
 if TYPE_CHECKING:
@@ -68,10 +74,82 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         logs = logs or {}
         where = f"step {state.global_step}/{state.max_steps}, epoch {state.epoch or 0:.2f}"
         if "eval_loss" in logs:
-            self._reporter.say(f"  {where}: validation loss {logs['eval_loss']:.4f}")
+            accuracy = f", accuracy {logs['eval_accuracy']:.4f}" if "eval_accuracy" in logs else ""
+            self._reporter.say(f"  {where}: validation loss {logs['eval_loss']:.4f}{accuracy}")
         elif "loss" in logs:
             self._reporter.say(f"  {where}: loss {float(logs['loss']):.4f}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the bar."""
         self._track.__exit__(None, None, None)
+
+
+STILL_LINES = 3
+"""Log lines without any gradient after which a run is given up; one could be an odd batch."""
+
+
+class HealthCallback(TrainerCallback):  # type: ignore[misc]
+    """Stops a run that cannot learn: no gradient ever, or gradients or weights that are no numbers.
+
+    A run that has learned may well reach a loss of exactly 0; its gradients were not 0 from the first line on.
+    """
+
+    def __init__(self) -> None:
+        self._moved, self._still = False, 0
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Look at the gradient norm of each logged step.
+
+        Raises:
+            LlmclsError: when it is infinite or NaN, or 0 from the beginning.
+        """
+        logs = logs or {}
+        norm = logs.get("grad_norm")
+        if norm is None:
+            return
+        if not math.isfinite(norm) and not args.fp16:  # with fp16 the loss scaler skips such steps
+            raise LlmclsError(
+                f"The gradient norm became {norm} at step {state.global_step}; "
+                "lower training.learning_rate, or set training.mixed_precision to 'no'."
+            )
+        self._moved |= norm != 0
+        self._still += norm == 0
+        if self._still >= STILL_LINES and not self._moved:
+            raise LlmclsError(
+                f"Nothing is learned: up to step {state.global_step} the gradient was exactly 0 (loss "
+                f"{logs['loss']:.4g}), so no answer token reaches a weight that is trained; check "
+                "lora.target_modules and the base model's plugin."
+            )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """The last step is seldom logged, and no loss comes after it.
+
+        Raises:
+            LlmclsError: when a trained weight is no number.
+        """
+        for name, weight in model.named_parameters():
+            if weight.requires_grad and not torch.isfinite(weight).all():
+                raise LlmclsError(
+                    f"The trained weight '{name}' is not finite after step {state.global_step}; "
+                    "lower training.learning_rate, or set training.mixed_precision to 'no'."
+                )
+
+
+def describe_outcome(trainer: LabelTrainer) -> list[str]:
+    """When training ended early and which checkpoint is kept, one line each, with the reason."""
+    args, state = trainer.args, trainer.state
+    lines = []
+    if state.global_step < state.max_steps:
+        patience = next(c for c in trainer.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback))
+        lines.append(
+            f"Stopped early after step {state.global_step} of {state.max_steps}: no better "
+            f"{args.metric_for_best_model} in {patience.early_stopping_patience_counter} evaluations "
+            "(training.early_stopping_patience)"
+        )
+    if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+        evaluations = sum("eval_loss" in entry for entry in state.log_history)
+        lines.append(
+            f"Kept the checkpoint of step {state.best_global_step}: {args.metric_for_best_model} "
+            f"{state.best_metric:.4f}, the best of {evaluations} evaluations"
+        )
+    return lines

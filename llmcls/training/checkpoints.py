@@ -37,6 +37,7 @@ _FREE = {
     "training.gradient_checkpointing",
     "training.halve_batch_on_oom",
     "training.logging_steps",
+    "training.pack_tokens",
     "training.report_to",
     "training.save_minutes",
     "training.save_steps",

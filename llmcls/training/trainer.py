@@ -14,27 +14,34 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import EarlyStoppingCallback
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from llmcls.engine.decoder import evaluating
+from llmcls.engine.decoder import evaluating, supports_packing
 from llmcls.engine.objectives import Batch, packed_loss, padded_loss
+from llmcls.engine.scorer import make_scorer
 from llmcls.errors import LlmclsError
 from llmcls.model.hardware import Formats
 from llmcls.progress import Reporter
 from llmcls.settings import LoraSettings, Settings
 from llmcls.training.batches import Collator, RowOrder, make_dataset
-from llmcls.training.callbacks import ProgressCallback, StoppingCallback
+from llmcls.training.callbacks import HealthCallback, ProgressCallback, StoppingCallback
 from llmcls.training.checkpoints import remove_old, seal_checkpoint
 from llmcls.training.stopping import StopSignals
+from llmcls.training.validation import label_metrics
 
 if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
     from transformers.trainer_utils import EvalLoopOutput
 
@@ -44,12 +51,16 @@ if TYPE_CHECKING:
 class LabelTrainer(SFTTrainer):  # type: ignore[misc]
     """An `SFTTrainer` whose loss is an llmcls objective.
 
-    The loss of an optimizer step is a sum over its rows (or answer tokens) divided by their weight over all
-    micro-batches and processes, so it does not depend on how the batch is cut up.
+    The loss of an optimizer step is a sum over its rows (or answer tokens) divided by their weight over all packs,
+    micro-batches and processes, so it does not depend on how the batch is cut up. What `Trainer` takes for a
+    micro-batch is a list of packs here (`Collator`).
     """
 
-    def __init__(self, *, collator: Collator, save_minutes: float, keep: int | None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, collator: Collator, save_minutes: float, keep: int | None, group_by_length: bool, **kwargs: Any
+    ) -> None:
         self._loss = packed_loss if collator.packed else padded_loss
+        self._collator, self._group_by_length = collator, group_by_length
         self._save_seconds, self._keep = save_minutes * 60, keep
         self._saved_at = time.monotonic()
         self.stop: StopSignals | None = None
@@ -89,38 +100,110 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
             )
         return loss
 
+    def training_step(
+        self, model: Any, inputs: list[Batch], num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Forward and backward of every pack; processes exchange gradients after the last one only."""
+        *others, last = inputs
+        step = super().training_step
+        with self._accumulating(model):
+            losses = [step(model, pack, num_items_in_batch) for pack in others]
+        return torch.stack([*losses, step(model, last, num_items_in_batch)]).sum()
+
+    @contextmanager
+    def _accumulating(self, model: Any) -> Iterator[None]:
+        """No exchange of gradients, unless `Trainer` has switched it off already for the whole micro-batch."""
+        accelerator = self.accelerator
+        if not accelerator.sync_gradients:
+            yield
+            return
+        accelerator.gradient_state._set_sync_gradients(False)  # what DeepSpeed goes by
+        sharded_by_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+        with nullcontext() if sharded_by_deepspeed else accelerator.no_sync(model):
+            yield
+        accelerator.gradient_state._set_sync_gradients(True)
+
+    def prediction_step(
+        self, model: Any, inputs: list[Batch], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[None, None, None]:
+        """Adds the packs' losses up; `evaluation_loop` takes the mean."""
+        [agreed] = self._agree([float(len(inputs))]).amax(0).tolist()
+        self._fill_up([inputs], [agreed])
+        for pack in inputs:
+            super().prediction_step(model, pack, True)
+        return None, None, None
+
+    def floating_point_ops(self, inputs: list[Batch]) -> int:
+        """As transformers counts them, over all packs."""
+        return sum(super(LabelTrainer, self).floating_point_ops(pack) for pack in inputs)
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As TRL's, with the weights left as they are: bitsandbytes would repack them on some CPUs (`evaluating`)."""
         with evaluating(self.model):
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As TRL's, with the mean over all rows where theirs is over batches, of which the last is smaller."""
+    def evaluation_loop(
+        self, dataloader: DataLoader[Any], *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        """As TRL's, with the mean loss over all rows, and how often the predicted label is right.
+
+        TRL's mean is over batches, of which the last is smaller, and its accuracy is of tokens under teacher forcing.
+        """
         self._evaluated.zero_()
-        output = super().evaluation_loop(*args, **kwargs)
-        losses, weights = self.accelerator.gather(self._evaluated[None]).sum(0).tolist()
-        for name in output.metrics:
-            if name.endswith("_loss"):
-                output.metrics[name] = losses / weights
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        losses, weights = self._agree(self._evaluated.tolist()).sum(0).tolist()
+        metrics = {"loss": losses / weights, **self._check_labels(dataloader.dataset)}
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
-    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor | None:
+    def _check_labels(self, dataset: Dataset) -> dict[str, float]:
+        """Accuracy and its like of constrained prediction; each process predicts some rows.
+
+        With ZeRO-3 a layer's weights come together only while all processes run it, so all predict all rows. FSDP
+        brings the embeddings together in the whole model's `forward` only, which the scorer does without.
+        """
+        if self.is_fsdp_enabled:
+            return {}
+        rows = len(dataset) - ("filler" in dataset.column_names)
+        together = is_deepspeed_zero3_enabled()
+        mine = list(range(rows) if together else range(self.args.process_index, rows, self.args.world_size))
+        predicted = torch.zeros(rows, dtype=torch.int64, device=self.args.device)
+        if mine:
+            scorer = make_scorer(
+                self.model,
+                self._collator.trie,
+                method="generate" if supports_packing(self.model) else "exact",
+                pad_token_id=int(self.processing_class.pad_token_id),
+                batch_size=self.args.eval_batch_size,
+            )
+            predicted[mine] = scorer.score(dataset[mine]["input_ids"]).predicted.to(self.args.device)
+        if not together:
+            predicted = self.accelerator.reduce(predicted, "sum")
+        return label_metrics(dataset[:rows]["label"], predicted.tolist())
+
+    def _get_num_items_in_batch(self, batch_samples: list[list[Batch]], device: torch.device) -> torch.Tensor | None:
         """The normaliser of the step over all processes; what they must agree on travels along."""
         if not batch_samples:
             return None
-        total = torch.stack([batch["normalizer"] for batch in batch_samples]).sum()
+        total = sum(float(pack["normalizer"]) for packs in batch_samples for pack in packs)
         stop = self.stop is not None and self.stop.received is not None
-        due = 0 < self._save_seconds <= time.monotonic() - self._saved_at
-        if self.args.world_size == 1:
-            self.stopping, self.save_is_due = stop, due
-            return total.to(device)
-        mine = torch.tensor([float(total), float(stop), float(due and self.is_world_process_zero())], device=device)
-        gathered = self.accelerator.gather(mine).view(-1, 3).sum(0)
-        _, stops, dues = gathered.tolist()
+        due = 0 < self._save_seconds <= time.monotonic() - self._saved_at and self.is_world_process_zero()
+        agreed = self._agree([total, float(stop), float(due), *(float(len(packs)) for packs in batch_samples)])
+        normalizer, stops, dues, *_ = agreed.sum(0).tolist()
         self.stopping, self.save_is_due = stops > 0, dues > 0
-        normalizer: torch.Tensor = gathered[0]
-        return normalizer
+        self._fill_up(batch_samples, agreed[:, 3:].amax(0).tolist())
+        return torch.tensor(normalizer, dtype=torch.float32, device=device)
+
+    def _agree(self, values: list[float]) -> torch.Tensor:
+        """The numbers of every process, float64, (processes, numbers); the same on all of them."""
+        mine = torch.tensor([values], dtype=torch.float64, device=self.args.device)
+        return self.accelerator.gather(mine)  # type: ignore[no-any-return]
+
+    def _fill_up(self, batches: list[list[Batch]], wanted: list[float]) -> None:
+        """Every process runs as many packs, or those that exchange gradients or weights would wait for ever."""
+        for packs, count in zip(batches, wanted, strict=True):
+            packs.extend(self._collator.empty() for _ in range(int(count) - len(packs)))
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> RowOrder:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -131,7 +214,14 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _order(self, dataset: Dataset, batch_size: int, seed: int | None) -> RowOrder:
         filler = "filler" in dataset.column_names
-        return RowOrder(len(dataset) - filler, batch_size * self.args.world_size * filler, seed)
+        together = batch_size * self.args.world_size
+        return RowOrder(
+            len(dataset) - filler,
+            together * filler,
+            seed,
+            lengths=[len(ids) for ids in dataset["input_ids"]] if self._group_by_length else None,
+            step=together * self.args.gradient_accumulation_steps,
+        )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As TRL's; the checkpoint counts, and older ones go, only when all of it is on the disk."""
@@ -152,8 +242,17 @@ def make_config(
 
     It must exist before the model is loaded and live as long. It is the one place that says precision and accumulation:
     the accelerate and DeepSpeed configurations say `no` and `auto`.
+
+    Raises:
+        LlmclsError: for early stopping without validation rows.
     """
     training = settings.training
+    selects = training.load_best_model_at_end or training.early_stopping_patience is not None
+    if training.early_stopping_patience is not None and not has_validation:
+        raise LlmclsError(
+            "training.early_stopping_patience goes by the validation split, which has no rows; raise "
+            "data.validation_size, or leave the patience out."
+        )
     if formats.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed guesses otherwise, and may look for CUDA
     config = SFTConfig(
@@ -179,6 +278,9 @@ def make_config(
         save_strategy=training.save_strategy,
         save_steps=training.save_steps,
         load_best_model_at_end=training.load_best_model_at_end and has_validation,
+        metric_for_best_model=training.metric_for_best_model if selects and has_validation else None,
+        greater_is_better=training.metric_for_best_model != "loss" if selects and has_validation else None,
+        restore_callback_states_from_checkpoint=True,
         dataloader_num_workers=training.dataloader_num_workers,
         dataloader_pin_memory=formats.device.type == "cuda",
         ddp_find_unused_parameters=False,
@@ -216,6 +318,7 @@ def make_trainer(
             collator=collator,
             save_minutes=settings.training.save_minutes,
             keep=settings.training.save_total_limit,
+            group_by_length=settings.training.train_sampling_strategy == "group_by_length",
             model=model,
             args=config,
             processing_class=tokenizer,
@@ -223,11 +326,13 @@ def make_trainer(
             eval_dataset=validation_data,
             peft_config=make_lora_config(settings.lora, adapter),
         )
-    from transformers.trainer_callback import PrinterCallback
-
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressCallback(reporter))
     trainer.add_callback(StoppingCallback(trainer))
+    trainer.add_callback(HealthCallback())
+    patience = settings.training.early_stopping_patience
+    if patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(patience, settings.training.early_stopping_threshold))
     return trainer
 
 

@@ -132,6 +132,11 @@ def check_request(settings: Settings, formats: Formats, backend: str) -> None:
         )
     if formats.sharded and settings.training.load_best_model_at_end:
         raise LlmclsError(f"training.load_best_model_at_end does not work with '{backend}'; use --launch ddp or zero2.")
+    if backend == "fsdp" and settings.training.metric_for_best_model != "loss":
+        raise LlmclsError(
+            "With 'fsdp' only the loss is taken during training; set training.metric_for_best_model to loss, or use "
+            "--launch ddp or zero2."
+        )
     wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if wanted not in ("no", formats.mixed_precision):
         raise LlmclsError(

@@ -13,8 +13,8 @@ from llmcls.engine.objectives import Objective, padded_loss
 from llmcls.errors import LlmclsError
 from llmcls.model.hardware import Formats, choose_formats
 from llmcls.settings import make_settings
-from llmcls.training.checkpoints import differences, find_fault, remove_old, seal_checkpoint
 from llmcls.training.batches import Collator, RowOrder
+from llmcls.training.checkpoints import differences, find_fault, remove_old, seal_checkpoint
 from llmcls.training.world import World, check_request, requested_backend
 
 CPU = Formats(torch.device("cpu"), torch.float32, "no", "4bit")
@@ -135,9 +135,9 @@ def test_fillers_count_nothing(packed):
     collator = Collator([[5, 1], [6, 1]], Objective(), packed=packed, pad_token_id=0)
     rows = [{"input_ids": [3, 4, 5], "label": 0}, {"input_ids": [3, 4, 7, 8], "label": 1}]
     filler = {**rows[0], "filler": True}
-    counted, plain = collator([*rows, filler, filler]), collator(rows)
+    [counted], [plain] = collator([*rows, filler, filler]), collator(rows)
     assert all(torch.equal(counted[name], plain[name]) for name in plain)
-    only = collator([filler, filler])
+    [only] = collator([filler, filler])
     assert only["normalizer"] == 0 and not only["weights"].any() and len(only["input_ids"]) == 1
 
 
@@ -147,7 +147,7 @@ def test_a_process_with_fillers_alone_adds_zero(tmp_path):
     from llmcls.testing import build_tiny_model
 
     model = AutoModelForCausalLM.from_pretrained(build_tiny_model(tmp_path))
-    batch = Collator([[5, 1], [6, 1]], Objective(), packed=False, pad_token_id=0)(
+    [batch] = Collator([[5, 1], [6, 1]], Objective(), packed=False, pad_token_id=0)(
         [{"input_ids": [3, 4, 5], "label": 0, "filler": True}]
     )
     loss = padded_loss(model, batch, torch.tensor(4.0))
