@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import math
 import signal
 import socket
 
 import pytest
+import yaml
 
 from llmcls import train
 from llmcls.training.run import Run
@@ -70,6 +72,35 @@ def test_two_processes_learn_what_one_learns(place, start, one_process, tmp_path
     assert place.probabilities(out) == pytest.approx(place.probabilities(one), abs=2 * tolerance)
     assert Run.open(out).card["training"]["processes"] == 2
     assert {path.name for path in tmp_path.iterdir()} == {"run"}, "nothing unfinished is left"
+
+
+@pytest.mark.parametrize("backend", ["ddp", needs_deepspeed(("zero3",))])
+def test_processes_with_different_numbers_of_packs_wait_for_each_other(place, start, tmp_path, backend):
+    """A row of 60 words beside rows of one: one process has many packs where the other has one."""
+    rows = [{"text": f"{n}" + " sky" * (60 if n % 5 == 0 else 1), "label": ("red", "blue")[n % 2]} for n in range(29)]
+    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["text", "label"])
+        writer.writeheader()
+        writer.writerows(rows)
+    settings = place.settings
+    settings["data"]["source"] = str(tmp_path / "rows.csv")
+    settings["model"]["quantization"] = "none"
+    settings["training"] |= {"pack_tokens": 100, "max_steps": 4, "train_sampling_strategy": "group_by_length"}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    one = train(settings=settings, output_dir=tmp_path / "one").path
+    done = start(
+        *[*TWO, backend, "--num-processes", "2", "--config", str(tmp_path / "settings.yaml")],
+        *["--set", "training.per_device_train_batch_size=4", "--output-dir", str(tmp_path / "two")],
+    )
+    assert done.code == 0, done.output
+    assert place.losses(tmp_path / "two") == pytest.approx(place.losses(one), abs=EXACT)
+    assert figures(tmp_path / "two") == figures(one) != []
+
+
+def figures(run):
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    names = ("eval_accuracy", "eval_macro_f1", "eval_balanced_accuracy")
+    return [[entry[name] for name in names] for entry in entries if "eval_loss" in entry]
 
 
 def test_two_machines_train_one_run(place, start, one_process, tmp_path):

@@ -1,0 +1,188 @@
+"""What is measured on the validation split during training, and what follows: the best checkpoint, an early end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+from llmcls import Classifier, LlmclsError
+from llmcls.settings import make_settings
+from llmcls.training import trainer as trainer_module
+from llmcls.training.stopping import StoppedError
+from llmcls.training.trainer import LabelTrainer
+from llmcls.training.validation import label_metrics
+
+EVERY_STEP = {
+    "training.eval_strategy": "steps",
+    "training.eval_steps": 1,
+    "training.save_strategy": "steps",
+    "training.save_steps": 1,
+    "training.load_best_model_at_end": True,
+}
+
+
+def evaluations(trained: Any, name: str) -> list[float]:
+    return [entry[name] for entry in trained.log if name in entry]
+
+
+def test_figures_are_scikit_learns() -> None:
+    true, predicted = [0, 0, 0, 1, 1, 3], [0, 0, 2, 1, 0, 3]
+    assert label_metrics(true, predicted) == pytest.approx(
+        {
+            "accuracy": accuracy_score(true, predicted),
+            "macro_f1": f1_score(true, predicted, average="macro"),
+            "balanced_accuracy": balanced_accuracy_score([0, 0, 0, 1, 1, 3], [0, 0, 0, 1, 0, 3]) - 1 / 9,
+        }
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", [True, False])
+def test_validation_figures_are_those_of_the_saved_model(
+    fit: Callable[..., Any], rows: list[dict[str, str]], packing: bool
+) -> None:
+    changes = {"training.max_steps": 5, "training.eval_strategy": "steps", "training.eval_steps": 5}
+    trained = fit({**changes, "training.packing": packing})
+    names = trained.run.labels.names
+    true = [row["label"] for row in rows[::3]]
+    predicted = Classifier.load(trained.run).predict([row["text"] for row in rows[::3]])
+    expected = label_metrics([names.index(label) for label in true], [names.index(label) for label in predicted])
+    for name, value in expected.items():
+        assert evaluations(trained, f"eval_{name}") == [pytest.approx(value)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["macro_f1", "accuracy"])
+def test_the_best_checkpoint_by_any_metric_is_kept(
+    fit: Callable[..., Any], metric: str, rows: list[dict[str, str]]
+) -> None:
+    changes = {**EVERY_STEP, "training.max_steps": 14, "training.learning_rate": 0.02}  # too much, so it goes astray
+    trained = fit({**changes, "training.metric_for_best_model": metric}, {"train": rows, "validation": rows})
+    found = evaluations(trained, f"eval_{metric}")
+    assert max(found) > found[-1], "otherwise the last checkpoint is the best, and nothing is shown"
+    assert trained.trainer.state.best_global_step == found.index(max(found)) + 1
+    assert trained.trainer.evaluate()[f"eval_{metric}"] == pytest.approx(max(found))
+    names = trained.run.labels.names
+    predicted = Classifier.load(trained.run).predict([row["text"] for row in rows])
+    figures = label_metrics([names.index(row["label"]) for row in rows], [names.index(label) for label in predicted])
+    assert figures[metric] == pytest.approx(max(found))
+
+
+@pytest.mark.slow
+def test_training_stops_early_and_says_so(fit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr("llmcls.progress.Reporter.say", lambda self, text: heard.append(text))
+    losses = iter([3.0, 2.0, 2.5, 1.9, 2.2, 2.1, 2.0, 1.0])
+    original = LabelTrainer.evaluation_loop
+
+    def scripted(self: LabelTrainer, *args: Any, **kwargs: Any) -> Any:
+        output = original(self, *args, **kwargs)
+        output.metrics["eval_loss"] = next(losses)
+        return output
+
+    monkeypatch.setattr(LabelTrainer, "evaluation_loop", scripted)
+    trained = fit({**EVERY_STEP, "training.max_steps": 20, "training.early_stopping_patience": 3})
+    assert trained.trainer.state.global_step == 7
+    text = "\n".join(heard)
+    assert "Stopped early after step 7 of 20: no better loss in 3 evaluations" in text
+    assert "Kept the checkpoint of step 4: loss 1.9000, the best of 7 evaluations" in text
+    assert "validation loss 1.9000, accuracy 0." in text
+
+
+@pytest.mark.slow
+def test_patience_and_best_survive_an_interruption(fit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([3.0, 2.0, 2.5, 2.4, 2.3, 2.2])
+    monkeypatch.setattr(
+        LabelTrainer, "evaluate", lambda self, **_: _heard(self, {"eval_loss": next(losses), "epoch": 0})
+    )
+    seal = trainer_module.seal_checkpoint
+
+    def seal_and_stop(checkpoint: Path) -> None:
+        seal(checkpoint)
+        if checkpoint.name == "checkpoint-3":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    changes = {**EVERY_STEP, "training.max_steps": 20, "training.early_stopping_patience": 3}
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "seal_checkpoint", seal_and_stop)
+        with pytest.raises(StoppedError, match="Stopped at step 4 of 20"):
+            fit(changes)
+    state = fit(changes).trainer.state
+    assert (state.global_step, state.best_global_step, state.best_metric) == (5, 2, 2.0)
+
+
+@pytest.mark.slow
+def test_an_improvement_below_the_threshold_is_none(fit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([3.0, 2.99, 2.98, 2.0])
+    monkeypatch.setattr(
+        LabelTrainer, "evaluate", lambda self, **_: _heard(self, {"eval_loss": next(losses), "epoch": 0})
+    )
+    changes = {"training.early_stopping_patience": 2, "training.early_stopping_threshold": 0.1}
+    assert fit({**EVERY_STEP, **changes, "training.max_steps": 20}).trainer.state.global_step == 3
+
+
+def _heard(trainer: LabelTrainer, metrics: dict[str, float]) -> dict[str, float]:
+    trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
+    return metrics
+
+
+def test_impossible_choices_are_refused() -> None:
+    for training, words in (
+        ({"early_stopping_patience": 2, "eval_strategy": "no"}, "early_stopping_patience needs eval_strategy"),
+        ({"metric_for_best_model": "accuracy"}, "nothing goes by it"),
+        ({"metric_for_best_model": "acuracy", "load_best_model_at_end": True}, "metric_for_best_model"),
+    ):
+        with pytest.raises(LlmclsError, match=words):
+            make_settings({"training": training})
+
+
+@pytest.mark.slow
+def test_early_stopping_needs_validation_rows(fit: Callable[..., Any], rows: list[dict[str, str]]) -> None:
+    with pytest.raises(LlmclsError, match=r"validation split, which has no rows"):
+        fit({**EVERY_STEP, "training.early_stopping_patience": 2, "data.validation_size": 0}, {"train": rows})
+
+
+@pytest.mark.slow
+def test_a_run_without_gradients_is_given_up(fit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when every label is masked, or the loss does not depend on what is trained."""
+    original = LabelTrainer.compute_loss
+    monkeypatch.setattr(LabelTrainer, "compute_loss", lambda self, *a, **k: original(self, *a, **k) * 0)
+    with pytest.raises(LlmclsError, match=r"Nothing is learned: up to step 3 the gradient was exactly 0 \(loss 0\)"):
+        fit({"training.max_steps": 20})
+
+
+@pytest.mark.slow
+def test_a_loss_that_becomes_zero_later_is_honest(fit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    original = LabelTrainer.compute_loss
+    monkeypatch.setattr(
+        LabelTrainer,
+        "compute_loss",
+        lambda self, *a, **k: original(self, *a, **k) * (0 if self.state.global_step > 1 else 1),
+    )
+    assert fit({"training.max_steps": 8}).losses[2:] == [0] * 6
+
+
+@pytest.mark.slow
+def test_gradients_and_weights_that_are_no_numbers_stop_the_run(
+    fit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = LabelTrainer.training_step
+
+    def spoil(self: LabelTrainer, *args: Any) -> torch.Tensor:
+        loss = original(self, *args)
+        if self.state.global_step == 1:
+            next(p for p in self.model.parameters() if p.grad is not None).grad[0] = float("nan")  # type: ignore[index]
+        return loss
+
+    monkeypatch.setattr(LabelTrainer, "training_step", spoil)
+    with pytest.raises(LlmclsError, match=r"gradient norm became nan at step 2"):
+        fit({"training.max_steps": 4})
+    with pytest.raises(LlmclsError, match=r"is not finite after step 2"):
+        fit({"training.max_steps": 2, "training.logging_steps": 5})
