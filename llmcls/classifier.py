@@ -8,8 +8,8 @@ classifier.predict_proba(["Where is my parcel?"])      # array, rows sum to 1, c
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from llmcls.progress import Reporter
 from llmcls.prompt.encoding import Encoder
 from llmcls.records import Example, Prediction
 from llmcls.settings import ModelSettings, PredictionSettings, Settings, make_settings
-from llmcls.training.preparation import find_template, make_encoder, prepare
+from llmcls.training.preparation import find_template, make_encoder, make_head, prepare
 from llmcls.training.run import Run
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Classifier:
         Args:
             run: the directory.
             template: another template than it was trained with.
-            base_model: where its base model is now, if not where it was.
+            base_model: where its base model is now, if not where it was; a run of full fine-tuning needs none.
             quantization: how to hold the base weights; as in training when None.
             prediction: how labels are scored; as in the run's settings when None.
 
@@ -82,15 +82,12 @@ class Classifier:
 
         run = run if isinstance(run, Run) else Run.open(run)
         trained = run.settings
-        wanted = {"base_model": base_model, "quantization": quantization}
-        model_settings = trained.model.model_copy(update={k: v for k, v in wanted.items() if v is not None})
+        wanted = {"base_model": base_model if not run.whole else None, "quantization": quantization}
+        model_settings = run.model_settings.model_copy(update={k: v for k, v in wanted.items() if v is not None})
         settings = make_settings(trained.model_copy(update={"model": model_settings}).model_dump())
         base = _find_trained_base(settings.model, run)
-        if base.fingerprint != run.card["base_model"]["fingerprint"]:
-            raise LlmclsError(
-                f"Run '{run.path}' was trained on '{run.card['base_model']['name']}', but '{base.name}' has other "
-                "weights; give the right base model with --base-model."
-            )
+        if not run.whole:
+            _check_fingerprint(base, run)
         tokenizer = AutoTokenizer.from_pretrained(run.tokenizer_path)
         used = find_template(template) if template else run.template
         if used.uses("shots") and not run.shots.examples:
@@ -98,9 +95,11 @@ class Classifier:
                 f"Template '{used.name}' shows solved examples, but run '{run.path}' was trained without any and keeps "
                 "none; choose another template, or train with this one."
             )
-        encoder = make_encoder(base, tokenizer, used, run.labels, settings.prompt, run.shots)
+        encoder = make_encoder(base, tokenizer, used, run.labels, settings.prompt, run.shots, run.has_head)
         formats = choose_formats(settings)
-        model = PeftModel.from_pretrained(load_model(base, settings.model, formats), run.adapter_path)
+        model: Any = load_model(base, settings.model, formats, make_head(encoder, settings) if run.has_head else None)
+        if not run.whole:
+            model = PeftModel.from_pretrained(model, run.adapter_path)
         return cls._make(encoder, base, formats, run, model, prediction or settings.prediction)
 
     @classmethod
@@ -115,8 +114,14 @@ class Classifier:
         """A base model as it is, constrained to the labels.
 
         Raises:
-            LlmclsError: for an unknown base model or template, or labels that are no label set.
+            LlmclsError: for an unknown base model or template, labels that are no label set, or `training.objective`
+                head in the settings.
         """
+        if settings is not None and settings.training.objective == "head":
+            raise LlmclsError(
+                "A classification head knows nothing before it is trained; leave training.objective out to predict "
+                "with a base model as it is."
+            )
         if isinstance(labels, str):
             raise LlmclsError(f"Give a list of labels, not one string: zero_shot(model, [{labels!r}, ...]).")
         given = (settings or Settings()).model_dump()
@@ -175,6 +180,9 @@ class Classifier:
             examples: the rows; a template may use their `fields`.
             label_mass: also compute `Prediction.label_mass`, which needs the full vocabulary's softmax.
             reporter: where progress goes.
+
+        Raises:
+            LlmclsError: for a label mass of a classification head, which can say nothing but labels.
         """
         examples = list(examples)
         with (reporter or Reporter(quiet=True)).track("Predicting", total=len(examples)) as advance:
@@ -184,6 +192,11 @@ class Classifier:
         self, examples: Iterable[Example], *, label_mass: bool = False, advance: Any = None
     ) -> Iterator[Prediction]:
         """Predict examples one chunk at a time, in constant memory and in input order."""
+        if label_mass and self.encoder.head:
+            raise LlmclsError(
+                "A classification head can say nothing but its labels, so their mass is always 1; leave --label-mass "
+                "(label_mass) out."
+            )
         chunk: list[Example] = []
         for example in examples:
             chunk.append(example)
@@ -215,10 +228,36 @@ class Classifier:
         )
 
     @contextmanager
-    def untrained(self) -> Iterator[None]:
-        """Inside the block the classifier answers as the base model does, without its adapter."""
-        with self._model.disable_adapter() if self.run else nullcontext():
-            yield
+    def untrained(self, base_model: str | None = None) -> Iterator[Classifier]:
+        """Gives the classifier that this one was before training.
+
+        It is this one with its adapter switched off inside the block. Where all weights were trained, the base model
+        is loaded beside them. A classification head is as random as it was when training began.
+
+        Args:
+            base_model: where the base model is now, if not where it was.
+
+        Raises:
+            LlmclsError: when the base model is needed, and gone or another one.
+        """
+        if self.run is None:
+            yield self
+        elif self.run.whole:
+            yield self._load_base(self.run, base_model)
+        else:
+            with self._model.disable_adapter():
+                yield self
+
+    def _load_base(self, run: Run, base_model: str | None) -> Classifier:
+        settings = run.settings.model
+        if base_model:
+            settings = settings.model_copy(update={"base_model": base_model})
+        base = _find_trained_base(settings, run)
+        _check_fingerprint(base, run)
+        head = make_head(self.encoder, run.settings) if run.has_head else None
+        model = load_model(base, settings, self.formats, head)
+        made = self._make(self.encoder, base, self.formats, None, model, run.settings.prediction)
+        return replace(made, processes=self.processes)
 
     def _score_together(self, chunk: Sequence[Example], label_mass: bool, advance: Any) -> Iterable[Prediction]:
         if self.processes is None:
@@ -251,6 +290,14 @@ def _find_trained_base(settings: ModelSettings, run: Run) -> BaseModel:
         raise LlmclsError(
             f"{error} Run '{run.path}' needs its base model; if that has moved, say where it is with --base-model."
         ) from error
+
+
+def _check_fingerprint(base: BaseModel, run: Run) -> None:
+    if base.fingerprint != run.card["base_model"]["fingerprint"]:
+        raise LlmclsError(
+            f"Run '{run.path}' was trained on '{run.card['base_model']['name']}', but '{base.name}' has other "
+            "weights; give the right base model with --base-model."
+        )
 
 
 def _as_examples(texts: Iterable[str]) -> list[Example]:

@@ -76,7 +76,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         base_model: a name from `llmcls models list`, a Hub id, or a folder; `nano` by default.
         template: a template's name, or the path of a `.j2` file.
         quantization: `none`, `8bit` or `4bit`.
-        objective: `sft` or `label`.
+        objective: `sft`, `label` or `head`.
         learning_rate: peak learning rate.
         num_train_epochs: passes over the data.
         max_steps: stop after this many optimizer steps.

@@ -108,10 +108,14 @@ class LoraSettings(Section):
 class TrainingSettings(Section):
     """The optimisation."""
 
-    objective: Literal["sft", "label"] = Field(
+    objective: Literal["sft", "label", "head"] = Field(
         "sft",
         description="sft: likelihood of the answer's tokens; label: cross-entropy among the valid answers only, the "
-        "distribution that prediction uses.",
+        "distribution that prediction uses; head: a new classification head on the prompt's last token.",
+    )
+    tuning: Literal["lora", "full"] = Field(
+        "lora",
+        description="lora: an adapter on frozen base weights; full: all weights, which needs model.quantization none.",
     )
     loss_normalization: Literal["example", "token"] = Field(
         "example", description="Average over rows, or over answer tokens (TRL's way: long labels weigh more)."
@@ -130,7 +134,10 @@ class TrainingSettings(Section):
         "passes a step.",
     )
     learning_rate: float | None = Field(
-        None, gt=0, description="Peak learning rate; the base model's suggestion when null (2e-4 for most)."
+        None,
+        gt=0,
+        description="Peak learning rate; when null 2e-5 with tuning full, else the base model's suggestion (2e-4 for "
+        "most).",
     )
     lr_scheduler_type: str = Field("linear", description="linear, cosine, constant, constant_with_warmup, ...")
     warmup_steps: float = Field(0.03, ge=0, description="Warm-up: steps, or a share of all steps when below 1.")
@@ -204,8 +211,8 @@ class TrainingSettings(Section):
             problems.append("eval_strategy 'steps' needs eval_steps")
         if self.max_steps == 0 or self.max_steps < -1:
             problems.append(f"max_steps is {self.max_steps}; give a positive number, or -1 to go by epochs")
-        if self.objective == "label" and self.loss_normalization == "token":
-            problems.append("objective 'label' has one term per row; loss_normalization must be 'example'")
+        if self.objective != "sft" and self.loss_normalization == "token":
+            problems.append(f"objective '{self.objective}' has one term per row; loss_normalization must be 'example'")
         if isinstance(self.class_weights, dict):
             problems += [
                 f"class_weights: {name!r} has weight {weight}; it must be positive"
@@ -247,6 +254,13 @@ class Settings(Section):
         problems = []
         if self.lora.use_dora and self.model.quantization == "8bit":
             problems.append("lora.use_dora does not work with model.quantization 8bit; use 4bit or none")
+        if self.training.tuning == "full" and self.model.quantization != "none":
+            problems.append(
+                f"training.tuning 'full' changes the weights, which model.quantization {self.model.quantization} "
+                "freezes; set model.quantization to none"
+            )
+        if self.training.objective == "head" and self.prediction.method == "generate":
+            problems.append("prediction.method 'generate' needs a model that writes, but objective 'head' has none")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -379,7 +393,7 @@ def unknown_setting(name: str) -> str:
     leaves = {key.rpartition(".")[2]: key for key in known}
     sections = list(Settings.model_fields)
     close = (
-        difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        difflib.get_close_matches(name, [*known, *sections], n=1, cutoff=0.75)
         or [leaves[leaf] for leaf in difflib.get_close_matches(name.rpartition(".")[2], leaves, n=1, cutoff=0.75)]
         or difflib.get_close_matches(name, sections, n=1)
     )

@@ -257,7 +257,8 @@ def check_prompt_template(template: PromptTemplate) -> None:
         return
     plain, spans = unmark(prompt.completion, re.compile(r"(?!)"))
     end_of_text = max((span.end for span in spans if span.origin == "text"), default=0)
-    assert plain[end_of_text:].strip(), (
+    bare = len(spans) == 1 and not plain[: spans[0].start].strip()  # the text and nothing else: for a head
+    assert bare or plain[end_of_text:].strip(), (
         f"Template '{template.name}' must not end with the text, or a label would merge with it; end with 'label:'."
     )
 

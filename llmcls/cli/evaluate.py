@@ -38,7 +38,7 @@ HEADINGS = {"before": "base model", "baseline": "TF-IDF + LR"}
     "--split", metavar="SPLIT", help="train, validation or test; when not given, test, or a --data file's only split."
 )
 @click.option("--base-model", metavar="M", help="Where the run's base model is now, if not where it was.")
-@click.option("--before", is_flag=True, help="Also evaluate the base model without the adapter, and compare.")
+@click.option("--before", is_flag=True, help="Also evaluate the base model before training, and compare.")
 @click.option("--baseline", is_flag=True, help="Also train TF-IDF + logistic regression on the same rows, and compare.")
 @click.option("--output-dir", metavar="DIR", help="Where the files go; RUN/evaluation/SPLIT (or /DATA) when not given.")
 @output_options
@@ -75,7 +75,7 @@ def command(
     predictions = classifier.classify(examples, reporter=reporter)
     if processes and processes.rank:  # rank 0 writes; the others still do their share of its predictions
         if before:
-            _evaluate_untrained(classifier, examples, reporter)
+            _evaluate_untrained(classifier, base_model, examples, reporter)
         return
     report = classifier.report(examples, predictions)
     write_metrics(report, folder / "metrics.json")
@@ -83,7 +83,7 @@ def command(
     written = ["metrics.json", "predictions.csv"]
     others = {}
     if before:
-        others["before"] = _evaluate_untrained(classifier, examples, reporter)
+        others["before"] = _evaluate_untrained(classifier, base_model, examples, reporter)
     if baseline:
         reporter.say("Training TF-IDF + logistic regression")
         others["baseline"] = evaluate_baseline(train, examples, run.labels)
@@ -95,7 +95,7 @@ def command(
         show_json({"run": run_path, "split": name, **asdict(report), **compared})
         return
     for kind, other in others.items():
-        show(tables.comparison_table(other, report, headings=(HEADINGS[kind], "this run")))
+        show(tables.comparison_table(other, report, headings=(_heading(kind, run), "this run")))
     if not others:
         show(tables.summary_table(report, title=f"{run.path.name} on {name}"))
     show(tables.class_table(report), tables.confusion_table(report))
@@ -187,7 +187,15 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _evaluate_untrained(classifier: Classifier, examples: Sequence[Example], reporter: Reporter) -> EvaluationReport:
-    reporter.say("The base model as it was, without the adapter")
-    with classifier.untrained():
-        return classifier.evaluate(examples, reporter=reporter)
+def _heading(kind: str, run: Run) -> str:
+    return "untrained head" if kind == "before" and run.has_head else HEADINGS[kind]
+
+
+def _evaluate_untrained(
+    classifier: Classifier, base_model: str | None, examples: Sequence[Example], reporter: Reporter
+) -> EvaluationReport:
+    run = classifier.run
+    kept = "the head it began with" if run and run.has_head else "its own output layer"
+    reporter.say(f"The base model as it was before training, with {kept}")
+    with classifier.untrained(base_model) as before:
+        return before.evaluate(examples, reporter=reporter)

@@ -100,11 +100,11 @@ def _of_run(run_path: str, template: str | None, data: str | None) -> tuple[Enco
     from llmcls.training.run import Run
 
     run = Run.open(run_path)
-    base = find_base_model(run.settings.model)
+    base = find_base_model(run.model_settings)
     tokenizer = AutoTokenizer.from_pretrained(run.tokenizer_path)
     used = find_template(template) if template else run.template
     examples = _read(run.settings, data) if data else ()
-    return make_encoder(base, tokenizer, used, run.labels, run.settings.prompt, run.shots), examples
+    return make_encoder(base, tokenizer, used, run.labels, run.settings.prompt, run.shots, run.has_head), examples
 
 
 def _of_settings(settings: Settings, labels: str | None) -> tuple[Encoder, Sequence[Example]]:
@@ -245,7 +245,11 @@ def _as_json(measured: _Measured, encoder: Encoder) -> dict[str, Any]:
         "trie": {**asdict(inspection.statistics), "fed_for_label_mass": inspection.fed_for_mass},
         "token_passes_per_row": {method: asdict(cost) for method, cost in inspection.costs.items()},
         "labels": [
-            {"label": name, **asdict(cost), "pieces": [str(encoder.tokenizer.decode([token])) for token in answer]}
+            {
+                "label": name,
+                **asdict(cost),
+                "pieces": [name] if encoder.head else [str(encoder.tokenizer.decode([token])) for token in answer],
+            }
             for name, answer, cost in answers
         ],
         "prefixes_of_others": {names[at]: [names[b] for b in more] for at, more in inspection.continued.items()},

@@ -81,9 +81,9 @@ def show_(
         run = Run.open(run_path)
         settings, template = run.settings, find_template(name) if name else run.template
         moved = {"base_model": base_model} if base_model else {}
-        base = find_base_model(settings.model.model_copy(update=moved))
+        base = find_base_model(run.model_settings.model_copy(update=moved))
         tokenizer = AutoTokenizer.from_pretrained(run.tokenizer_path)
-        encoder = make_encoder(base, tokenizer, template, run.labels, settings.prompt, run.shots)
+        encoder = make_encoder(base, tokenizer, template, run.labels, settings.prompt, run.shots, run.has_head)
         if data or settings.data.source:
             examples = load_training_data(settings, data).train
         else:
@@ -170,6 +170,8 @@ def _pieces(encoder: Encoder, before: int, answer: Sequence[int]) -> list[str]:
 
     Decoded behind the prompt's last token, because some tokenizers drop a space at the beginning.
     """
+    if encoder.head:
+        return [encoder.labels.names[token] for token in answer]
     texts = [
         encoder.tokenizer.decode([before, *answer[:length]], clean_up_tokenization_spaces=False).rstrip("\ufffd")
         for length in range(len(answer) + 1)

@@ -1,11 +1,12 @@
-"""What the engine needs of a causal language model: its bare decoder, its output head, and a promise about masks.
+"""What the engine needs of a model: its bare decoder, its output head, and a promise about masks.
 
     reason = supports_packing(model)          # None, or why the packed layout cannot be used
     with torch.no_grad(), evaluating(model):
         hidden = Decoder(model).hidden(chunk.tokens, chunk.positions, mask, cache)
 
 `model` is a Hugging Face causal LM, possibly 4-bit, possibly wrapped by PEFT (LoRA layers live inside the decoder, so
-the wrapper is not needed to run them).
+the wrapper is not needed to run them); or one with a classification head (`llmcls.model.head`), whose vocabulary is the
+labels.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from llmcls.engine.trie import Ints
+from llmcls.model.head import LabelHead
 
 VERIFIED = frozenset(
     {
@@ -39,9 +41,15 @@ def bare(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+def has_head(model: Any) -> bool:
+    """Whether the model has a classification head in place of a language model's output layer."""
+    return isinstance(bare(model), LabelHead)
+
+
 def vocabulary_size(model: Any) -> int:
-    """Number of tokens the model can say."""
-    size: int = bare(model).config.get_text_config(decoder=True).vocab_size
+    """Number of tokens the model can say, or of labels its head knows."""
+    config = bare(model).config
+    size: int = config.num_labels if has_head(model) else config.get_text_config(decoder=True).vocab_size
     return size
 
 
@@ -106,15 +114,17 @@ def fingerprint(model: Any) -> int:
 
 
 class Decoder:
-    """The bare decoder and the output head of a causal LM that `supports_packing`."""
+    """The bare decoder and the output head of a model that `supports_packing`."""
 
     def __init__(self, model: Any) -> None:
         base = bare(model)
         self._body = base.get_decoder()
-        self._head = base.get_output_embeddings()
+        self._has_head = has_head(model)
+        self._head = base.score if self._has_head else base.get_output_embeddings()
         config = base.config.get_text_config(decoder=True)
         # Granite divides and Cohere multiplies the logits by a constant; no other verified model touches them.
-        self._scale = 1.0 / getattr(config, "logits_scaling", 1.0) * getattr(config, "logit_scale", 1.0)
+        scale = 1.0 / getattr(config, "logits_scaling", 1.0) * getattr(config, "logit_scale", 1.0)
+        self._scale = 1.0 if self._has_head else scale
         self.vocabulary = vocabulary_size(model)
         self.device: torch.device = base.device
 
@@ -132,6 +142,8 @@ class Decoder:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits over the full vocabulary, (n, hidden) -> (n, vocabulary)."""
+        if self._has_head:  # in float32, unlike the decoder
+            hidden = hidden.to(self._head.weight.dtype)
         logits: torch.Tensor = self._head(hidden).float()
         return logits * self._scale
 

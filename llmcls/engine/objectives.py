@@ -137,14 +137,14 @@ def padded_batch(
     *,
     pad_token_id: int,
 ) -> Batch:
-    """Lay a micro-batch out as right-padded sequences of prompt and whole answer.
+    """Lay a micro-batch out as right-padded sequences of prompt and answer, its last token aside, which is only said.
 
     Arguments, errors and the target tensors are those of `packed_batch`; the layout is `input_ids` and
     `attention_mask` (rows, longest), with `points` counting through the flattened (rows x longest).
     """
     rows = _check(prompts, labels, trie, objective)
     steps = [_steps(trie, label, objective) for label in labels]
-    sequences = [row + list(trie.answers[label]) for row, label in zip(rows, labels, strict=True)]
+    sequences = [row + list(trie.answers[label][:-1]) for row, label in zip(rows, labels, strict=True)]
     width = max(map(len, sequences))
     points = [
         at * width + len(row) - 1 + step

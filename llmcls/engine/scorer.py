@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import torch
 
-from llmcls.engine.decoder import supports_packing, vocabulary_size
+from llmcls.engine.decoder import has_head, supports_packing, vocabulary_size
 from llmcls.engine.packed import PackedScorer, check_vocabulary
 from llmcls.engine.reference import generate_labels, reference_scores
 from llmcls.engine.scores import LabelScores
@@ -129,14 +129,18 @@ def make_scorer(
         batch_size: prompts (`generate`) or labels (`reference`) per forward of the slow methods.
 
     Raises:
-        LlmclsError: for an unknown method, or answers that are no label set.
+        LlmclsError: for an unknown method, answers that are no label set, or `generate` with a classification head.
     """
     if method not in get_args(Method):
         raise LlmclsError(unknown("method", method, get_args(Method)))
     trie = answers if isinstance(answers, LabelTrie) else LabelTrie(answers)
     check_vocabulary(trie, vocabulary_size(model))
+    if method == "generate" and has_head(model):
+        raise LlmclsError(
+            "Method 'generate' needs a model that writes, but a classification head does not; use 'exact'."
+        )
     if method in SLOW_EQUIVALENT and (reason := supports_packing(model)):
-        slow = SLOW_EQUIVALENT[method]
+        slow = "reference" if has_head(model) else SLOW_EQUIVALENT[method]
         warnings.warn(
             f"Method '{method}' cannot pack this model because {reason}; using '{slow}', which gives the same labels "
             "but takes many times longer.",

@@ -52,12 +52,14 @@ def choose_device() -> torch.device:
     return torch.device("cpu")
 
 
-def choose_formats(settings: Settings, sharded: bool = False) -> Formats:
+def choose_formats(settings: Settings, sharded: bool = False, training: bool = False) -> Formats:
     """Resolve everything that says `auto`, and refuse what this machine cannot do.
 
     Args:
         settings: of the run.
         sharded: whether training spreads the weights over processes.
+        training: weights that the optimizer will change are kept in float32, where 'auto' leaves the choice: bfloat16
+            loses updates below 1/256 of a weight. Autocast computes in less.
 
     Raises:
         LlmclsError: for fp16 autocast on a CPU, or bf16 on a GPU without it.
@@ -67,7 +69,8 @@ def choose_formats(settings: Settings, sharded: bool = False) -> Formats:
     wanted, autocast = settings.model.dtype, settings.training.mixed_precision
     if wanted == "auto":
         # Sharded 4-bit weights stored as float32 crash in ZeRO-3, and FSDP needs storage and dtype to be one type.
-        full = device.type == "cpu" and not (sharded and settings.model.quantization == "4bit")
+        learned = training and settings.training.tuning == "full"
+        full = learned or (device.type == "cpu" and not (sharded and settings.model.quantization == "4bit"))
         wanted = "float32" if full else "bfloat16" if has_bf16 else "float16"
     if autocast == "auto":
         autocast = "no" if device.type == "cpu" else "bf16" if has_bf16 else "fp16"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from llmcls.model.hardware import Formats
+    from llmcls.model.head import Head
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,18 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def load_model(base: BaseModel, settings: ModelSettings, formats: Formats) -> PreTrainedModel:
+def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head: Head | None = None) -> PreTrainedModel:
     """Load the weights, quantised as the settings say, on this process's device.
 
+    Args:
+        base: the checkpoint.
+        settings: how to hold its weights.
+        formats: device and number formats.
+        head: a classification head in place of the language model's output layer; never quantised, and new where
+            the checkpoint has none.
+
     Raises:
-        LlmclsError: when weights are missing, gated, or do not fit.
+        LlmclsError: when weights are missing, gated, or do not fit, or the architecture has no classification head.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -138,8 +146,8 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats) -> Pr
         )
     elif settings.quantization == "8bit":
         quantization = BitsAndBytesConfig(load_in_8bit=True)
-    with _clear_errors(base.checkpoint):
-        model = AutoModelForCausalLM.from_pretrained(
+    with _clear_errors(base.checkpoint), _new_weights(head):
+        model = (AutoModelForCausalLM if head is None else _head_class(base)).from_pretrained(
             base.checkpoint,
             dtype=formats.dtype,
             quantization_config=quantization,
@@ -147,12 +155,34 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats) -> Pr
             # A quantised model cannot be moved afterwards: each process loads it onto its own GPU, or a shard of it.
             device_map={"": formats.device.index} if formats.device.type == "cuda" and not formats.sharded else None,
             **base.hub_arguments,
+            **({} if head is None else head.config_arguments()),
         )
     first = next(model.parameters())
     # FSDP loads on rank 0 only; elsewhere there are no values yet to look at.
     if not first.is_meta and not torch.isfinite(first.float()).all():
         raise LlmclsError(f"'{base.checkpoint}' holds NaN or infinite weights; download it again.")
     return model
+
+
+def _head_class(base: BaseModel) -> Any:
+    from transformers import AutoConfig
+
+    from llmcls.model.head import head_class
+
+    return head_class(AutoConfig.from_pretrained(base.checkpoint, **base.hub_arguments))
+
+
+@contextmanager
+def _new_weights(head: Head | None) -> Iterator[None]:
+    """Draw what the checkpoint lacks from the head's seed, the same in training, prediction and on every process."""
+    import torch
+
+    if head is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(head.seed)
+        yield
 
 
 def _sample_weights(checkpoint: str, revision: str | None) -> dict[str, list[float]] | None:

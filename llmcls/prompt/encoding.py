@@ -79,6 +79,8 @@ class Encoder:
         max_length: tokens of prompt and longest answer together; longer rows have only their text cut.
         truncation_side: which end of the text is cut.
         shots: solved examples for templates that show them.
+        head: encode for a classification head: labels are numbers, not tokens, so `max_length` is the prompt's alone
+            and the template may end in the text.
 
     Raises:
         LlmclsError: when the template ends in the text itself, two labels become the same tokens, the instruction
@@ -95,6 +97,7 @@ class Encoder:
         max_length: int,
         truncation_side: TruncationSide = "right",
         shots: Shots | None = None,
+        head: bool = False,
     ) -> None:
         if not tokenizer.is_fast:
             raise LlmclsError(f"{type(tokenizer).__name__} is not a fast tokenizer; llmcls needs one with offsets.")
@@ -105,6 +108,7 @@ class Encoder:
         self.max_length = max_length
         self.truncation_side = truncation_side
         self.shots = shots or Shots()
+        self.head = head
         controls = {
             token.content: token_id
             for token_id, token in tokenizer.added_tokens_decoder.items()
@@ -120,7 +124,10 @@ class Encoder:
 
     @property
     def answers(self) -> tuple[tuple[int, ...], ...]:
-        """The tokens of every label behind the prompt, end token included, in the label set's order."""
+        """The tokens of every label behind the prompt, end token included, in the label set's order.
+
+        For a head, whose vocabulary is the labels: each label's own number.
+        """
         return self._answers
 
     @cached_property
@@ -139,7 +146,9 @@ class Encoder:
         encoded = []
         for (example, shots), tokens in zip(rows, self._tokenize([self._frame(*row) for row in rows]), strict=True):
             kept = tokens if len(tokens.ids) <= self._budget else self._shorten(example, shots, len(tokens.ids))
-            encoded.append(EncodedPrompt(self._cut_boundary(kept.ids, example), truncated=kept is not tokens))
+            # Without BOS, a template of the text alone has nothing to say of an empty text.
+            ids = self._cut_boundary(kept.ids, example) or [self.end_token_id]
+            encoded.append(EncodedPrompt(ids, truncated=kept is not tokens))
         return encoded
 
     def view(self, example: Example) -> list[TokenView]:
@@ -157,7 +166,8 @@ class Encoder:
 
     @property
     def _budget(self) -> int:
-        return self.max_length - max(map(len, self._answers)) + len(self._boundary)
+        said = 0 if self.head else max(map(len, self._answers))
+        return self.max_length - said + len(self._boundary)
 
     def _frame(self, example: Example, shots: Sequence[Example]) -> tuple[str, list[Span]]:
         prompt = self.template.render(example, self.labels, shots)
@@ -199,6 +209,10 @@ class Encoder:
     def _fix_boundary(self) -> None:
         """Tokenise every answer in its real context and decide how many prompt tokens merge with answers."""
         self.is_chat = self.template.render(PROBES[0], self.labels, self.shots.examples).is_chat
+        if self.head:
+            self._boundary: list[int] = []
+            self._answers: tuple[tuple[int, ...], ...] = tuple((label,) for label in range(len(self.labels)))
+            return
         probes = self._tokenize([self._frame(probe, self.shots.examples) for probe in PROBES])
         text, other = (probe.text for probe in probes)
         # Filters may turn the text into something else; where two texts stop making a difference is where it ends.
@@ -206,7 +220,7 @@ class Encoder:
         if not text[end_of_text:].strip(" "):
             raise LlmclsError(
                 f"Template '{self.template.name}' ends with the text itself, so a label would merge with it; "
-                "end it with a line such as 'label:'."
+                "end it with a line such as 'label:', or train with training.objective=head."
             )
         context = text[max(0, min(end_of_text - 1, len(text) - 1), len(text) - _CONTEXT) :]
         space = "" if self.is_chat or text[-1].isspace() else " "

@@ -31,7 +31,7 @@ from llmcls.model.hardware import choose_formats
 from llmcls.model.loading import load_model
 from llmcls.plugin.manager import describe_plugins, load_plugins
 from llmcls.progress import Reporter
-from llmcls.settings import Settings, make_settings
+from llmcls.settings import LoraSettings, Settings, make_settings
 from llmcls.training.checkpoints import IDENTITY, choose_checkpoint, describe_run, record_identity, remove_leftovers
 from llmcls.training.memory import DeviceFullError, explain, shrink
 from llmcls.training.preparation import Prepared, check_names, encode_rows, prepare, resolve_class_weights
@@ -148,7 +148,7 @@ def _train(settings: Settings, data: object, overwrite: bool, resume: str, force
     path = Path(settings.output_dir or _default_path(settings))
     check_free(path, overwrite)
     backend = requested_backend()
-    formats = choose_formats(settings, sharded=backend in ("zero3", "fsdp"))
+    formats = choose_formats(settings, sharded=backend in ("zero3", "fsdp"), training=True)
     check_request(settings, formats, backend)
     check_names(settings)
     # Every process prepares the same rows: the outcome is a function of data and settings, and nobody waits.
@@ -183,12 +183,15 @@ def _train(settings: Settings, data: object, overwrite: bool, resume: str, force
     checkpoint = world.share(checkpoint)
     reporter.say(f"Loading {prepared.base.checkpoint} on {world.describe(formats, settings.training)}")
     set_seed(settings.seed)
-    model = load_model(prepared.base, settings.model, formats)
+    whole = settings.training.tuning == "full"
+    if whole and settings.lora != LoraSettings():
+        reporter.warn("the lora.* settings have no effect: training.tuning 'full' trains all weights.")
+    model = load_model(prepared.base, settings.model, formats, prepared.head)
     reason = "training.packing is off" if not settings.training.packing else supports_packing(model)
     if reason and settings.training.packing:
         reporter.warn(f"training runs on padded batches, which are slower: {reason}.")
     goal = Objective(
-        settings.training.objective,
+        "sft" if settings.training.objective == "sft" else "label",  # to a head, every label is one token
         settings.training.loss_normalization,
         weights,
         settings.training.label_smoothing_factor,
@@ -214,7 +217,7 @@ def _train(settings: Settings, data: object, overwrite: bool, resume: str, force
             config, model, prepared.tokenizer, collator, train_rows, validation_rows, settings, adapter, reporter
         )
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        reporter.say(f"Training {trainable:,} adapter parameters on {len(train_rows)} rows")
+        reporter.say(f"Training {trainable:,} {'' if whole else 'adapter '}parameters on {len(train_rows)} rows")
         with StopSignals() as stop:
             trainer.stop = stop
             result = _run(trainer, checkpoint, settings)
@@ -226,7 +229,7 @@ def _train(settings: Settings, data: object, overwrite: bool, resume: str, force
             )
         for line in describe_outcome(trainer):
             reporter.say(line)
-        _save_adapter(trainer, folder / "adapter")
+        _save_weights(trainer, folder / ("model" if whole else "adapter"))
         if world.is_main:
             peak = torch.cuda.max_memory_allocated() if formats.device.type == "cuda" else None
             card = _describe(settings, splits, prepared, dict(result.metrics), peak, cut)
@@ -252,8 +255,8 @@ def _run(trainer: LabelTrainer, checkpoint: Path | None, settings: Settings) -> 
         ) from error
 
 
-def _save_adapter(trainer: LabelTrainer, folder: Path) -> None:
-    """PEFT's own save, safetensors; ZeRO-3 and FSDP gather the shards first, on all ranks."""
+def _save_weights(trainer: LabelTrainer, folder: Path) -> None:
+    """PEFT's or transformers' own save, safetensors; ZeRO-3 and FSDP gather the shards first, on all ranks."""
     sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
     if trainer.is_world_process_zero():

@@ -27,16 +27,19 @@ from llmcls.settings import PromptSettings, Settings, TrainingSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from llmcls.model.head import Head
+
 _CHUNK = 512
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Base model, tokenizer and encoder that belong together."""
+    """Base model, tokenizer and encoder that belong together, and the classification head, if there is one."""
 
     base: BaseModel
     tokenizer: PreTrainedTokenizerFast
     encoder: Encoder
+    head: Head | None = None
 
 
 def find_template(name: str) -> PromptTemplate:
@@ -68,7 +71,16 @@ def prepare(
                 f"Template '{template.name}' shows solved examples, which need a training split or a run."
             )
         shots = choose_shots(train, labels, per_label=settings.prompt.shots_per_label, seed=settings.seed)
-    return Prepared(base, tokenizer, make_encoder(base, tokenizer, template, labels, settings.prompt, shots))
+    wanted = settings.training.objective == "head"
+    encoder = make_encoder(base, tokenizer, template, labels, settings.prompt, shots, wanted)
+    return Prepared(base, tokenizer, encoder, make_head(encoder, settings) if wanted else None)
+
+
+def make_head(encoder: Encoder, settings: Settings) -> Head:
+    """The classification head that goes with an encoder."""
+    from llmcls.model.head import Head
+
+    return Head(encoder.labels.names, int(encoder.tokenizer.pad_token_id), settings.seed)
 
 
 def check_names(settings: Settings) -> None:
@@ -119,6 +131,7 @@ def make_encoder(
     labels: LabelSet,
     prompt: PromptSettings,
     shots: Shots,
+    head: bool,
 ) -> Encoder:
     """The encoder for a base model, with `max_length` no longer than the model's positions reach."""
     positions = base.config.get("max_position_embeddings") or prompt.max_length
@@ -130,6 +143,7 @@ def make_encoder(
         max_length=min(prompt.max_length, positions),
         truncation_side=prompt.truncation_side,
         shots=shots,
+        head=head,
     )
 
 

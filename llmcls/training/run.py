@@ -4,7 +4,8 @@
     run = Run.open("runs/tickets")                   # refuses a directory that does not match its seal
 
 Layout: `run.json` (what it is, with versions and the seal), `settings.yaml`, `template.j2`, `shots.json`, `adapter/`
-(PEFT, safetensors), `tokenizer/`, `log.jsonl`. Evaluation adds `evaluation/` later, outside the seal.
+(PEFT, safetensors) or, with `training.tuning: full`, `model/` (a whole checkpoint), `tokenizer/`, `log.jsonl`.
+Evaluation adds `evaluation/` later, outside the seal.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from llmcls.labels import Label, LabelSet
 from llmcls.prompt.shots import Shots
 from llmcls.prompt.template import PromptTemplate
 from llmcls.records import Example
-from llmcls.settings import Settings, make_settings
+from llmcls.settings import ModelSettings, Settings, make_settings
 
 FORMAT = 1
 CARD = "run.json"
@@ -91,7 +92,7 @@ class Run:
             elif _sha256(file) != digest:
                 problems.append(f"{name} has changed")
         # What lies beside sealed files would be loaded with them: a chat template, added tokens.
-        for folder in ("adapter", "tokenizer"):
+        for folder in ("adapter", "model", "tokenizer"):
             found = {file.relative_to(path).as_posix() for file in (path / folder).rglob("*") if file.is_file()}
             problems += [f"{name} was added" for name in sorted(found - card["seal"].keys())]
         if problems:
@@ -122,8 +123,32 @@ class Run:
 
     @property
     def adapter_path(self) -> Path:
-        """The PEFT adapter's folder."""
+        """The PEFT adapter's folder; only a run that is not `whole` has one."""
         return self.path / "adapter"
+
+    @property
+    def model_path(self) -> Path:
+        """The folder of the whole checkpoint; only a `whole` run has one."""
+        return self.path / "model"
+
+    @property
+    def whole(self) -> bool:
+        """Whether it holds all of its model, and so does not need the base model."""
+        return self.settings.training.tuning == "full"
+
+    @property
+    def has_head(self) -> bool:
+        """Whether its model has a classification head."""
+        return self.settings.training.objective == "head"
+
+    @property
+    def model_settings(self) -> ModelSettings:
+        """Where the weights to begin with are, and how to hold them: the base model's, or the run's own."""
+        trained = self.settings.model
+        if not self.whole:
+            return trained
+        adapter = self.card["base_model"]["adapter"]
+        return trained.model_copy(update={"base_model": str(self.model_path), "adapter": adapter, "revision": None})
 
     @property
     def tokenizer_path(self) -> Path:

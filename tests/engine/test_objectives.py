@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from llmcls.engine import (
     LabelTrie,
@@ -148,10 +148,12 @@ def test_label_objective_on_single_tokens_is_softmax_regression():
 def test_token_normalization_is_the_hugging_face_loss():
     """What transformers (and TRL, which relies on it) computes from `labels` padded by -100."""
     batch = padded_batch(PROMPTS, LABELS, TRIE, Objective(normalization="token"), pad_token_id=0)
-    labels = torch.full_like(batch["input_ids"], -100)
+    # An end token is said but not fed, and transformers' labels stand one place behind where they are said.
+    ids, mask = (pad(batch[name], (0, 1)) for name in ("input_ids", "attention_mask"))
+    labels = torch.full_like(ids, -100)
     for row, (prompt, label) in enumerate(zip(PROMPTS, LABELS, strict=True)):
         labels[row, len(prompt) : len(prompt) + len(ANSWERS[label])] = torch.tensor(ANSWERS[label])
-    expected = MODEL(batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
+    expected = MODEL(ids, attention_mask=mask, labels=labels).loss
     loss = packed_loss(MODEL, packed_batch(PROMPTS, LABELS, TRIE, Objective(normalization="token")))
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
 

@@ -64,7 +64,7 @@ def plugin(**hooks):
 def test_loads_built_ins_then_installed_plugins(install):
     install("fancy-templates", {"fancy": "fancy_plugin"}, fancy_plugin=TEMPLATE.format(name="fancy"))
     templates = prompt_templates()
-    assert list(templates) == ["chat", "few_shot", "instruction", "fancy"]
+    assert list(templates) == ["chat", "few_shot", "instruction", "text", "fancy"]
     assert (templates.owner("chat"), templates.owner("fancy")) == ("prompt_templates", "fancy")
     assert load_plugins() is load_plugins()
 
@@ -115,8 +115,8 @@ def test_disabling(install, monkeypatch):
     for value, left in (("a", {"b"}), (" a , b ,", set()), ("*", set()), ("", {"a", "b"})):
         monkeypatch.setenv("LLMCLS_DISABLE_PLUGINS", value)
         load_plugins.cache_clear()
-        assert set(prompt_templates()) - {"chat", "few_shot", "instruction"} == left
-    assert len(prompt_templates()) == 5
+        assert set(prompt_templates()) - {"chat", "few_shot", "instruction", "text"} == left
+    assert len(prompt_templates()) == 6
 
 
 def test_disabling_an_unknown_plugin_suggests(install, monkeypatch):
@@ -203,5 +203,5 @@ def test_hook_names_are_the_specifications(plugin_manager):
 
 def test_the_fixture_holds_built_ins_only_and_takes_more(plugin_manager):
     plugin_manager.register(plugin(register_prompt_templates=[PromptTemplate("mine", "{{ text }} label:")]))
-    assert list(prompt_templates()) == ["chat", "few_shot", "instruction", "mine"]
+    assert list(prompt_templates()) == ["chat", "few_shot", "instruction", "text", "mine"]
     assert {"auto", "llama-3", "tinyllama"} == set(base_models()) and "csv" in dataset_readers()
