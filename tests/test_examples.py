@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcls import train
+from llmcls import Classifier, train
 from llmcls.settings import load_settings
 
 ROWS = {
@@ -25,6 +25,16 @@ ROWS = {
     "tweet-sentiment": [
         {"text": f"{mood} day number {n}", "label": label}
         for mood, label in (("bad", "negative"), ("some", "neutral"), ("great", "positive"))
+        for n in range(8)
+    ],
+    "imdb-head": [
+        {"text": f"{word} film number {n}, I think.", "label": label}
+        for word, label in (("A dull", "negative"), ("A fine", "positive"))
+        for n in range(10)
+    ],
+    "ag-news-head": [
+        {"text": f"{topic} {n}", "label": label}
+        for topic, label in (("Summit", "World"), ("Match", "Sports"), ("Shares", "Business"), ("Chips", "Sci/Tech"))
         for n in range(8)
     ],
 }
@@ -53,6 +63,13 @@ def test_hyper_parameters_are_the_published_ones(root: Path) -> None:
     assert tweets.lora.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj")
     assert (tweets.training.lr_scheduler_type, tweets.training.num_train_epochs) == ("constant_with_warmup", 3)
     assert tweets.prompt.template == "chat"
+    imdb = load_settings([root / "examples" / "imdb-head.yaml"])
+    assert (imdb.training.objective, imdb.training.tuning, imdb.model.quantization) == ("head", "full", "none")
+    assert imdb.training.lr_scheduler_type == "linear" and imdb.training.warmup_steps > 0
+    news = load_settings([root / "examples" / "ag-news-head.yaml"])
+    assert (news.training.objective, news.training.tuning, news.model.quantization) == ("head", "lora", "4bit")
+    assert news.data.max_per_class == {"train": 2000, "validation": 500, "test": 500}
+    assert news.training.class_weights == "balanced" and news.training.load_best_model_at_end
 
 
 @pytest.mark.slow
@@ -60,7 +77,8 @@ def test_hyper_parameters_are_the_published_ones(root: Path) -> None:
 def test_example_runs(root: Path, tmp_path: Path, name: str) -> None:
     settings = load_settings([root / "examples" / f"{name}.yaml"], (), SMALL)
     run = train(ROWS[name], settings=settings, output_dir=tmp_path / "run")
-    assert run.settings.lora == settings.lora
+    assert run.settings.lora == settings.lora and run.settings.training.objective == settings.training.objective
+    assert Classifier.load(run).predict([ROWS[name][0].get("text", "")])[0] in run.labels.names
     assert len(run.labels) == len({tuple(row.values())[-1] for row in ROWS[name]})
 
 

@@ -216,7 +216,8 @@ def _train(settings: Settings, data: object, overwrite: bool, resume: str, force
         trainer = make_trainer(
             config, model, prepared.tokenizer, collator, train_rows, validation_rows, settings, adapter, reporter
         )
-        trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        # ZeRO-3 leaves this process a share of each tensor, and says how large the whole is.
+        trainable = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad)
         reporter.say(f"Training {trainable:,} {'' if whole else 'adapter '}parameters on {len(train_rows)} rows")
         with StopSignals() as stop:
             trainer.stop = stop
