@@ -70,7 +70,7 @@ class Classifier:
         Args:
             run: the directory.
             template: another template than it was trained with.
-            base_model: where its base model is now, if not where it was; a run of full fine-tuning needs none.
+            base_model: where its base model is now, if not where it was; refused for a run that holds all weights.
             quantization: how to hold the base weights; as in training when None.
             prediction: how labels are scored; as in the run's settings when None.
 
@@ -81,8 +81,10 @@ class Classifier:
         from transformers import AutoTokenizer
 
         run = run if isinstance(run, Run) else Run.open(run)
+        if run.whole and base_model:
+            raise LlmclsError(f"Run '{run.path}' holds all of its model and needs no base model; leave it out.")
         trained = run.settings
-        wanted = {"base_model": base_model if not run.whole else None, "quantization": quantization}
+        wanted = {"base_model": base_model, "quantization": quantization}
         model_settings = run.model_settings.model_copy(update={k: v for k, v in wanted.items() if v is not None})
         settings = make_settings(trained.model_copy(update={"model": model_settings}).model_dump())
         base = _find_trained_base(settings.model, run)

@@ -70,7 +70,7 @@ def command(
     folder = Path(output_dir) if output_dir else run.path / "evaluation" / name
     _make_folder(folder)
     processes = join_processes()
-    classifier = replace(Classifier.load(run, base_model=base_model), processes=processes)
+    classifier = replace(Classifier.load(run, base_model=None if run.whole else base_model), processes=processes)
     reporter.say(f"Evaluating {run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")
     predictions = classifier.classify(examples, reporter=reporter)
     if processes and processes.rank:  # rank 0 writes; the others still do their share of its predictions

@@ -101,6 +101,8 @@ def command(
 
     # Whatever can be wrong with the input or the output is found before the model is loaded, which may take minutes.
     run = Run.open(run_path) if run_path else None
+    if label_mass and run and run.has_head:
+        raise LlmclsError("A classification head can say nothing but its labels; leave --label-mass out.")
     how = _prediction_settings(run, settings) if run else settings.prediction
     problems: list[str] = []
     columns, rows = _open(texts, source, run, text_columns, label_column, problems)
