@@ -127,7 +127,7 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
         settings: how to hold its weights.
         formats: device and number formats.
         head: a classification head in place of the language model's output layer; never quantised, and new where
-            the checkpoint has none.
+            the checkpoint has none for that many labels.
 
     Raises:
         LlmclsError: when weights are missing, gated, or do not fit, or the architecture has no classification head.
@@ -155,7 +155,8 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
             # A quantised model cannot be moved afterwards: each process loads it onto its own GPU, or a shard of it.
             device_map={"": formats.device.index} if formats.device.type == "cuda" and not formats.sharded else None,
             **base.hub_arguments,
-            **({} if head is None else head.config_arguments()),
+            # A published classifier as the base model: its head knows other labels.
+            **({} if head is None else {**head.config_arguments(), "ignore_mismatched_sizes": True}),
         )
     first = next(model.parameters())
     # FSDP loads on rank 0 only; elsewhere there are no values yet to look at.

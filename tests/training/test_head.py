@@ -174,6 +174,16 @@ def test_the_best_checkpoint_is_kept_and_one_seed_gives_one_run(fit: Fit, tuning
     assert Classifier.load(again.run).predict_proba(TEXTS) == pytest.approx(found, abs=0)
 
 
+@pytest.mark.slow
+def test_the_head_of_a_published_classifier_makes_way(fit: Fit, tiny_model_dir: Path, tmp_path: Path) -> None:
+    published = AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=5)
+    base = shutil.copytree(tiny_model_dir, tmp_path / "classifier")
+    published.save_pretrained(base)
+    trained = fit({**HEAD, "model.base_model": str(base), "training.max_steps": 2})
+    assert Classifier.load(trained.run).predict_proba(TEXTS) == pytest.approx(probabilities(trained), abs=1e-5)
+    assert trained.trainer.model.get_base_model().score.weight.shape[0] == 3
+
+
 def test_learning_rates(fit: Fit) -> None:
     rates = {"training.learning_rate": None, "training.max_steps": 1}
     assert fit({**rates, **FULL}).trainer.args.learning_rate == 2e-5
