@@ -70,6 +70,7 @@ def test_hyper_parameters_are_the_published_ones(root: Path) -> None:
     assert (news.training.objective, news.training.tuning, news.model.quantization) == ("head", "lora", "4bit")
     assert news.data.max_per_class == {"train": 2000, "validation": 500, "test": 500}
     assert news.training.class_weights == "balanced" and news.training.load_best_model_at_end
+    assert news.training.metric_for_best_model == "balanced_accuracy"
 
 
 @pytest.mark.slow

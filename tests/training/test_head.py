@@ -53,6 +53,7 @@ def probabilities(trained: Any) -> np.ndarray[Any, Any]:
         {"lora.use_dora": True},
         {"lora.use_rslora": True, "lora.target_modules": ["q_proj", "v_proj"], **HEAD},
         {"lora.target_modules": "all-linear", **HEAD, "model.quantization": "8bit"},
+        {**HEAD, "model.attn_implementation": "eager", "training.eval_strategy": "epoch"},  # cannot be packed
     ],
     ids=str,
 )
