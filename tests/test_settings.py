@@ -147,8 +147,9 @@ def test_the_starter_file_is_the_defaults(tmp_path):
     assert load_settings([tmp_path / "start.yaml"]) == Settings()
     lines = text.splitlines()
     for name, info in fields():
-        key = name.rpartition(".")[2]
-        position = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{key}:"))
+        section, _, key = name.rpartition(".")
+        start = lines.index(f"{section}:") if section else 0
+        position = next(i for i, line in enumerate(lines) if i >= start and line.strip().startswith(f"{key}:"))
         assert lines[position - 1].strip().startswith(f"# {info.description}")
         assert not lines[position].strip().startswith("#")
 
