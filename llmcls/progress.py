@@ -52,11 +52,22 @@ class Reporter:
         if not self.silent:
             self.console.print(f"Warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
+    @property
+    def draws_bars(self) -> bool:
+        """Whether `track` shows anything, so that it is worth finding out how much there is to do."""
+        return not self.quiet and self.console.is_terminal
+
     @contextmanager
-    def track(self, description: str, total: int | None) -> Iterator[Advance]:
-        """A progress bar over `total` units; call the yielded function with each number of units done."""
+    def track(self, description: str, total: int | None, done: int = 0) -> Iterator[Advance]:
+        """A progress bar over `total` units; call the yielded function with each number of units done.
+
+        Args:
+            description: what is being done.
+            total: None where it is not known.
+            done: units that were done in an earlier attempt; they do not count for the speed.
+        """
         console = self.console
-        if self.quiet or not console.is_terminal:
+        if not self.draws_bars:
             yield lambda _units: None
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -70,7 +81,7 @@ class Reporter:
         )
         with Progress(*columns, console=console, transient=True) as progress:
             self._bars.append(progress)
-            task = progress.add_task(description, total=total, rate="")
+            task = progress.add_task(description, total=total, completed=done, rate="")
 
             def advance(units: int) -> None:
                 progress.update(task, advance=units)

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import csv
-import errno
-import io
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import replace
-from itertools import tee
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from llmcls import __version__
+from llmcls.cli.outputs import FileOutput, StandardOutput, TableOutput
+from llmcls.cli.predictions import Input, Tally, predict_batches, rows_at_once, warm_up
 from llmcls.cli.shared import (
     QUANTIZATIONS,
     column_options,
     gather_settings,
     output_options,
     settings_options,
-    show,
     start,
-    table,
 )
 from llmcls.errors import LlmclsError
 from llmcls.processes import join_processes
@@ -35,7 +34,7 @@ from llmcls.training.stopping import failing_once
 
 if TYPE_CHECKING:
     from llmcls.classifier import Classifier
-    from llmcls.records import Example, Prediction
+    from llmcls.records import Prediction
     from llmcls.settings import Settings
     from llmcls.training.run import Run
 
@@ -49,6 +48,13 @@ METHODS = click.Choice(get_args(PredictionSettings.model_fields["method"].annota
 @click.option("--labels", metavar="A,B,C", help="The labels for zero-shot prediction; quote one that holds a comma.")
 @click.option("--input", "source", metavar="FILE|-", help="Texts to classify; - reads one text a line from the input.")
 @click.option("--output", metavar="FILE", help="CSV (or .jsonl) file to write; standard output when not given.")
+@click.option(
+    "--resume",
+    type=click.Choice(["auto", "never"]),
+    default="auto",
+    show_default=True,
+    help="auto: go on where the same command was interrupted; never: begin anew.",
+)
 @click.option("--template", metavar="T", help="Another template than the run's.")
 @click.option("--method", type=METHODS, help="How labels are found (prediction.method).")
 @click.option("--quantization", type=QUANTIZATIONS, help="How base weights are stored.")
@@ -65,6 +71,7 @@ def command(
     labels: str | None,
     source: str | None,
     output: str | None,
+    resume: str,
     template: str | None,
     method: str | None,
     quantization: str | None,
@@ -83,6 +90,10 @@ def command(
     llmcls predict --run runs/tickets "Where is my parcel?"
     llmcls predict --run runs/tickets --input new.csv --output labelled.csv
     llmcls predict --base-model llama-3.2-1b-instruct --template chat --labels spam,ham --input mails.csv
+
+    Files may have any size. A row that cannot be used is left out of FILE and listed in FILE.errors.csv, with its
+    place, what is wrong with it, and the row itself. Until all rows are predicted, FILE is called FILE.partial; the
+    same command goes on with it after an interruption.
     """
     if bool(texts) == bool(source):
         raise click.UsageError("Give either texts or --input FILE.")
@@ -104,9 +115,9 @@ def command(
     if label_mass and run and run.has_head:
         raise LlmclsError("A classification head can say nothing but its labels; leave --label-mass out.")
     how = _prediction_settings(run, settings) if run else settings.prediction
-    problems: list[str] = []
-    columns, rows = _open(texts, source, run, text_columns, label_column, problems)
-    with _replacing(output) as stream:
+    given = _open(texts, source, text_columns or (run.card["data"]["text_columns"] if run else ()), label_column)
+    lines = as_json or bool(output and output.endswith((".jsonl", ".ndjson")))
+    with _destination(output, reporter, as_table=bool(texts) and not as_json and sys.stdout.isatty()) as written:
         if run:
             from llmcls.classifier import Classifier
 
@@ -119,30 +130,61 @@ def command(
         classifier = replace(classifier, processes=processes)
         reporter.say(f"Predicting with {run_path or classifier.base.name}: {classifier.formats.describe()}")
         added = _added_columns(classifier, all_probabilities, label_mass)
-        if replaced := [name for name in columns if name in added]:
+        if replaced := [name for name in given.columns if name in added]:
             reporter.warn(f"the input has columns that are replaced in the output: {', '.join(replaced)}.")
-        raw, examples = tee(rows)
+        header = [name for name in given.columns if name not in added] + added
+        if given.identity is not None:
+            warm_up(classifier)
+        identity = _identify(given, classifier, how, run, [*header, "JSON" if lines else "CSV"]) if output else None
+        tally = written.begin(header, as_json=lines, identity=identity, resume=resume == "auto")
+        if processes:
+            tally = processes.from_first(tally)
         # A bar and rows that share the terminal would run into each other.
         bar = Reporter(quiet=True) if output is None and not texts and sys.stdout.isatty() else reporter
-        table_rows: list[dict[str, Any]] = []
-        with bar.track("Predicting", total=len(texts) or None) as advance:
-            predictions = classifier.stream(
-                (example for _, example in examples), label_mass=label_mass, advance=advance
-            )
-            results = (
-                _row(values, prediction, classifier, all_probabilities)
-                for (values, _), prediction in zip(raw, predictions, strict=True)
-            )
-            if texts and not output and not as_json and sys.stdout.isatty():
-                table_rows = list(results)
-            elif as_json or (output and output.endswith((".jsonl", ".ndjson"))):
-                for row in results:
-                    stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-            else:
-                _write_csv(results, [name for name in columns if name not in added] + added, stream)
-        if table_rows:
-            _show_table(texts, table_rows)
-    _report_problems(problems, output, reporter)
+        done, begun = tally.rows, time.monotonic()
+        with bar.track("Predicting", given.count() if bar.draws_bars else None, done) as advance:
+            for batch in predict_batches(
+                given.rows(done), classifier, size=rows_at_once(classifier), label_mass=label_mass, advance=advance
+            ):
+                tally = tally.plus(batch)
+                rows = (_row(values, found, classifier, all_probabilities) for values, found in batch.results)
+                written.add(rows, batch.bad, tally)
+        written.finish(tally)
+    if not texts:
+        speed = (tally.rows - done) / max(time.monotonic() - begun, 1e-9)
+        reporter.say(f"Predicted {tally.predicted:,} of {tally.rows:,} rows, {speed:,.1f} rows/s.")
+    _report_bad_rows(tally, written.listing, reporter)
+
+
+def _destination(output: str | None, reporter: Reporter, as_table: bool) -> FileOutput | StandardOutput:
+    if output:
+        return FileOutput(Path(output), reporter)
+    return TableOutput(reporter) if as_table else StandardOutput(reporter)
+
+
+def _identify(
+    given: Input, classifier: Classifier, how: PredictionSettings, run: Run | None, columns: list[str]
+) -> dict[str, Any] | None:
+    """All that decides what is written. Device and sizes of forwards are free: they change a score's last bits only."""
+    if given.identity is None:
+        return None
+    encoder = classifier.encoder
+    return {
+        "llmcls": __version__,
+        **given.identity,
+        "columns": columns,
+        "run": run and _digest(run.card),
+        "base model": classifier.base.fingerprint,
+        "number formats": [str(classifier.formats.dtype), classifier.formats.quantization],
+        "template": _digest(encoder.template.source),
+        "labels": _digest([asdict(label) for label in classifier.labels]),
+        "prompt": [encoder.max_length, encoder.truncation_side],
+        "prediction": how.model_dump(mode="json", exclude={"batch_size", "pack_tokens"}),
+    }
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _prediction_settings(run: Run, given: Settings) -> PredictionSettings:
@@ -187,37 +229,12 @@ def _zero_shot(
     )
 
 
-def _open(
-    texts: tuple[str, ...],
-    source: str | None,
-    run: Run | None,
-    text_columns: tuple[str, ...],
-    label_column: str | None,
-    problems: list[str],
-) -> tuple[list[str], Iterator[tuple[Mapping[str, Any], Example]]]:
-    """Column names and lazily read rows of the texts, the standard input, or a file."""
-    from llmcls.data.inputs import load_examples
-    from llmcls.records import Example
-
-    if texts or source == "-":
-        lines = enumerate(texts, 1) if texts else _input_lines(problems)
-        return ["text"], (({"text": line}, Example(line, source=f"line {number}")) for number, line in lines)
-    stream = load_examples(
-        source,
-        text_columns=text_columns or (run.card["data"]["text_columns"] if run else ()),
-        label_column=label_column,
-        on_problem=problems.append,
-    )
-    return list(stream.table.columns), stream.with_values()
-
-
-def _input_lines(problems: list[str]) -> Iterator[tuple[int, str]]:
-    """The numbered lines of the standard input: UTF-8, whatever the locale says."""
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            problems.append(f"line {number}: not UTF-8 ({error.reason} at byte {error.start + 1})")
+def _open(texts: tuple[str, ...], source: str | None, text_columns: Sequence[str], label_column: str | None) -> Input:
+    if texts:
+        return Input.of_texts(texts)
+    if source is None or source == "-":
+        return Input.of_lines(sys.stdin.buffer)
+    return Input.of_data(source, text_columns, label_column)
 
 
 def _row(
@@ -237,56 +254,11 @@ def _added_columns(classifier: Classifier, all_probabilities: bool, label_mass: 
     return added + [f"p({name})" for name in classifier.classes_] if all_probabilities else added
 
 
-def _write_csv(rows: Iterator[dict[str, Any]], columns: list[str], stream: IO[str]) -> None:
-    # QUOTE_NONNUMERIC: Python before 3.13 leaves a lone carriage return unquoted otherwise, which ends the row.
-    writer = csv.DictWriter(stream, columns, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-
-
-@contextmanager
-def _replacing(output: str | None) -> Iterator[IO[str]]:
-    """The output file, which appears under its name only when complete; or standard output."""
-    if output is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")
-        yield sys.stdout
+def _report_bad_rows(tally: Tally, listing: Path | None, reporter: Reporter) -> None:
+    if not tally.bad:
         return
-    path = Path(output)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        with partial.open("w", encoding="utf-8", errors="replace", newline="") as stream:
-            yield stream
-        partial.replace(path)
-    except OSError as error:
-        raise LlmclsError(f"'{output}' cannot be written: {error.strerror or error}.") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-def _show_table(texts: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    from rich.text import Text
-
-    shown = table("", "text", "predicted", "probability")
-    for text, row in zip(texts, rows, strict=True):
-        shown.add_row(Text(text), Text(row["predicted"], style="bold"), f"{row['probability']:.3f}")
-    show(shown)
-
-
-def _report_problems(problems: list[str], output: str | None, reporter: Reporter) -> None:
-    """Say how many rows have no prediction; beside an output file, list them in FILE.errors.txt."""
-    listing = Path(f"{output}.errors.txt") if output else None
-    if not problems:
-        if listing:
-            listing.unlink(missing_ok=True)  # of an earlier prediction
-        return
-    many = len(problems) > 1
-    which = f"{len(problems)} rows" if many else "1 row"
-    where = f"{'the first: ' if many else ''}{problems[0].rstrip('.')}."
-    if listing:
-        listing.write_text("\n".join(problems) + "\n", encoding="utf-8")
-        where = f"see {listing}; {where}"
-    reporter.warn(f"{which} could not be read and {'have' if many else 'has'} no prediction: {where}")
+    many = tally.bad > 1
+    which = f"{tally.bad:,} rows have" if many else "1 row has"
+    where = f"see '{listing}'; " if listing else ""
+    first = f"{'the first: ' if many else ''}{tally.first_problem.rstrip('.')}"
+    reporter.warn(f"{which} no prediction: {where}{first}.")

@@ -1,14 +1,16 @@
 """Loads one split: for prediction, a row at a time from files of any size; for evaluation, all rows, checked.
 
-for example in load_examples("new_tickets.csv", text_columns=["body"]): ...
+for row in load_examples("new_tickets.csv", text_columns=["body"]).rows(): ...
 examples = load_labelled("tickets/", split="test", labels=labels)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from llmcls.data.columns import Columns, choose_columns
 from llmcls.data.examples import example_maker, make_examples
@@ -20,6 +22,29 @@ from llmcls.labels import LabelSet
 from llmcls.records import Example
 
 
+class GoodRow(NamedTuple):
+    """An example with its row's values as the source has them, to write them out beside the prediction."""
+
+    values: Mapping[str, Any]
+    example: Example
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be used: where it stands, one sentence that says why, and the row itself as text."""
+
+    source: str
+    problem: str
+    raw: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.problem}"
+
+
+def show_values(values: Mapping[str, Any]) -> str:
+    """A row's values as one line of JSON; what JSON has no form for is shown as text."""
+    return json.dumps(values, ensure_ascii=False, default=str)
+
+
 @dataclass(frozen=True, slots=True)
 class ExampleStream:
     """Examples, made as they are asked for; can be walked as often as its source can.
@@ -27,27 +52,35 @@ class ExampleStream:
     Attributes:
         table: the raw rows, with `table.columns` in order.
         columns: the columns that were chosen.
-        on_problem: called with one sentence for each row that cannot be used, which is then skipped; None to raise.
     """
 
     table: Table
     columns: Columns
-    on_problem: Callable[[str], None] | None = None
 
     def __iter__(self) -> Iterator[Example]:
-        return (example for _, example in self.with_values())
+        for row in self.rows():
+            if isinstance(row, BadRow):
+                raise LlmclsError(f"A row cannot be used: {row}.")
+            yield row.example
 
-    def with_values(self) -> Iterator[tuple[Mapping[str, Any], Example]]:
-        """Each example with its row's values as the source has them, to write them out beside the prediction."""
+    def rows(self, start: int = 0) -> Iterator[GoodRow | BadRow]:
+        """Every row from the one at `start` on, in the order of the source."""
         make = example_maker(self.table, self.columns, require_labels=False)
-        for row in self.table.rows:
+        for row in islice(self.table.rows, start, None):
             made = make(row)
             if isinstance(made, Example):
-                yield row.values, made
-            elif self.on_problem is None:
-                raise LlmclsError(f"A row cannot be used: {made}.")
+                yield GoodRow(row.values, made)
             else:
-                self.on_problem(made)
+                raw = row.raw if row.problem is not None else show_values(row.values)
+                yield BadRow(row.source, made.removeprefix(f"{row.source}: "), raw)
+
+    def count(self) -> int | None:
+        """The number of rows, usable or not, from reading all of them once; None where that is possible only once."""
+        if isinstance(self.table.rows, Sized):
+            return len(self.table.rows)
+        if isinstance(self.table.rows, Iterator):
+            return None
+        return sum(1 for _ in self.table.rows)
 
 
 def load_examples(
@@ -56,7 +89,6 @@ def load_examples(
     text_columns: Sequence[str] = (),
     label_column: str | None = None,
     split: str | None = None,
-    on_problem: Callable[[str], None] | None = None,
     catalog: Mapping[str, DatasetReader] | None = None,
 ) -> ExampleStream:
     """Open one split for prediction, lazily; rows need neither label nor text.
@@ -66,7 +98,6 @@ def load_examples(
         text_columns: the columns that hold the text; empty to guess one.
         label_column: read where the data has it, so that a prediction can be compared; never needed.
         split: which split; None where there is only one.
-        on_problem: see `ExampleStream`.
         catalog: the dataset readers by name; all that plugins registered when None.
 
     Raises:
@@ -76,7 +107,7 @@ def load_examples(
     columns = choose_columns(
         table.columns, text=text_columns, label=label_column, require_label=False, where=describe(data)
     )
-    return ExampleStream(table, columns, on_problem)
+    return ExampleStream(table, columns)
 
 
 def load_labelled(

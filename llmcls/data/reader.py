@@ -22,12 +22,14 @@ class Row:
     """One raw row: values by column as the source has them, and where it stands (`train.csv:17`).
 
     `problem` is set instead of usable values when the row could not be read (undecodable bytes, a quote that is
-    never closed, broken JSON); it is one sentence.
+    never closed, broken JSON); it is one sentence, and `raw` is then the row as it stands in the source, as far as
+    that can be shown as text.
     """
 
     values: Mapping[str, Any]
     source: str
     problem: str | None = None
+    raw: str = ""
 
 
 @dataclass(frozen=True, slots=True)

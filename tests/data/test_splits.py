@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcls.data.cut import cap_per_class, cut_stratified
-from llmcls.data.inputs import load_examples, load_labelled
+from llmcls.data.inputs import BadRow, load_examples, load_labelled
 from llmcls.data.splits import fingerprint, load_data
 from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.labels import LabelSet
@@ -267,14 +267,15 @@ def test_prediction_input_is_lazy(tmp_path, readers):
     assert next(rows).text == ""
     with pytest.raises(LlmclsError, match=r"in\.csv:4: the byte 0xE9"):
         next(rows)
-    problems = []
-    stream = load_examples(path, catalog=readers, on_problem=problems.append)
-    assert [(values["id"], example.text) for values, example in stream.with_values()] == [
+    first, second, bad, last = stream.rows()
+    assert [(row.values["id"], row.example.text) for row in (first, second, last)] == [
         ("1", "hello"),
         ("2", ""),
         ("4", "last"),
     ]
-    assert len(problems) == 1
+    assert bad == BadRow("in.csv:4", "the byte 0xE9 is not UTF-8; save the file as UTF-8", "caf\\xe9,3")
+    assert list(stream.rows(start=2)) == [bad, last]
+    assert stream.count() == 4
 
 
 def test_prediction_of_one_split():

@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 
 from llmcls.data.columns import check_header
 from llmcls.data.reader import Row, Table
-from llmcls.default_plugins.dataset_readers.files import FileReader, opened, refuse_wide_encoding
+from llmcls.default_plugins.dataset_readers.files import FileReader, opened, refuse_wide_encoding, show_bytes
 from llmcls.errors import LlmclsError
 
 # In characters. Python's default of 131,072 is shorter than some documents; without any limit a quote that is
@@ -80,8 +80,11 @@ class DelimitedRows:
         columns = next(records).cells
         for record in records:
             problem = record.problem or record.compare(columns)
-            values = dict(zip(columns, record.cells, strict=False)) if problem is None else {}
-            yield Row(values, f"{self.path.name}:{record.first}", problem)
+            source = f"{self.path.name}:{record.first}"
+            if problem is None:
+                yield Row(dict(zip(columns, record.cells, strict=True)), source)
+            else:
+                yield Row({}, source, problem, show_bytes(record.text.encode("utf-8", errors="surrogateescape")))
 
     def _records(self) -> Iterator[_Record]:
         """Every record, the header first; blank lines are left out."""
@@ -102,20 +105,22 @@ class DelimitedRows:
                     # Only the line with the fault is lost: those below it are read again as rows of their own.
                     lines.give_back(fault.opened + 1)
                     reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
-                    yield _Record(number, number, [], problem)
+                    yield _Record(number, number, [], problem, "".join(lines.record))
                     continue
                 wrong = _find_bad_bytes(lines)
                 if cells or wrong:
-                    yield _Record(lines.number, lines.number + len(lines.record) - 1, cells, wrong)
+                    last = lines.number + len(lines.record) - 1
+                    yield _Record(lines.number, last, cells, wrong, "".join(lines.record))
 
 
 class _Record(NamedTuple):
-    """One row's cells, its first and last line in the file, and what is wrong with it."""
+    """One row's cells, its first and last line in the file, what is wrong with it, and its lines as they are."""
 
     first: int
     last: int
     cells: list[str]
     problem: str | None
+    text: str
 
     def compare(self, columns: list[str]) -> str | None:
         """The problem of a record with more or fewer cells than there are columns."""

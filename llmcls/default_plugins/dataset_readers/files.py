@@ -55,6 +55,11 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise cannot_read(path, error) from error
 
 
+def show_bytes(line: bytes) -> str:
+    """A line of a file as text without its end; bytes that are not UTF-8 are written as `\\xe9`."""
+    return line.decode("utf-8", errors="backslashreplace").rstrip("\r\n")
+
+
 def refuse_wide_encoding(head: bytes, path: Path) -> None:
     """Say it when a file is UTF-16 or UTF-32: every row would fail, and none would say why.
 

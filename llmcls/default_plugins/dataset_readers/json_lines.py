@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmcls.data.columns import check_header
 from llmcls.data.reader import Row, Table
-from llmcls.default_plugins.dataset_readers.files import FileReader, opened, refuse_wide_encoding
+from llmcls.default_plugins.dataset_readers.files import FileReader, opened, refuse_wide_encoding, show_bytes
 from llmcls.errors import LlmclsError
 
 # Objects may leave keys out, and the columns must be known before the first row is handed over.
@@ -57,15 +57,18 @@ class JsonRows:
 
 
 def _read_line(line: bytes, source: str) -> Row:
+    def unusable(problem: str) -> Row:
+        return Row({}, source, problem, show_bytes(line))
+
     try:
         values = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return Row({}, source, f"the byte 0x{line[error.start]:02X} is not UTF-8; save the file as UTF-8")
+        return unusable(f"the byte 0x{line[error.start]:02X} is not UTF-8; save the file as UTF-8")
     except json.JSONDecodeError as error:
-        return Row({}, source, f"the line is no JSON: {error.msg} (column {error.colno})")
+        return unusable(f"the line is no JSON: {error.msg} (column {error.colno})")
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-        return Row({}, source, f"the line is no usable JSON: {error}")
+        return unusable(f"the line is no usable JSON: {error}")
     if not isinstance(values, dict):
         kind = {"list": "list", "str": "string", "NoneType": "null"}.get(type(values).__name__, "number or truth value")
-        return Row({}, source, f'the line holds a JSON {kind}; each line needs an object like {{"text": ...}}')
+        return unusable(f'the line holds a JSON {kind}; each line needs an object like {{"text": ...}}')
     return Row(values, source)

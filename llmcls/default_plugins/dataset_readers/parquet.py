@@ -53,6 +53,12 @@ class ParquetRows:
                         number += 1
                         yield Row(values, f"{self.path.name}:row {number}")
 
+    def __len__(self) -> int:
+        with _explained(self.path):
+            from pyarrow import parquet
+
+            return int(parquet.read_metadata(self.path).num_rows)
+
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:

@@ -1,0 +1,260 @@
+"""Predicts any number of rows, a batch at a time, and sets bad rows aside; nothing it holds grows with the input.
+
+    for batch in predict_batches(items, classifier, size=rows_at_once(classifier)):
+        writer.write(...batch.results); batch.bad
+
+A batch's scores depend on its own rows only, to the last bit: batches are cut at the same rows and the shared prompt
+prefix is computed before the first one, whether a file is predicted from its first row or from its millionth.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any
+
+from llmcls.data.inputs import BadRow, GoodRow, load_examples, show_values
+from llmcls.data.paths import has_scheme, to_path
+from llmcls.errors import LlmclsError
+from llmcls.records import Example
+
+if TYPE_CHECKING:
+    from llmcls.classifier import Classifier
+    from llmcls.progress import Advance
+    from llmcls.prompt.encoding import Encoder
+    from llmcls.records import Prediction
+
+ROWS_AT_ONCE = {"cpu": 128, "cuda": 1024}
+"""Rows of a batch for each process. A killed prediction repeats one batch: two to three minutes of a 1B model on two
+CPU cores, a second or so on a GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What became of consecutive rows of the input.
+
+    Attributes:
+        results: values and prediction of each row that could be predicted, in input order.
+        bad: the others, in input order.
+    """
+
+    results: list[tuple[Mapping[str, Any], Prediction]]
+    bad: list[BadRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How far a prediction has come.
+
+    Attributes:
+        rows: rows read, usable or not.
+        bad: those without a prediction.
+        first_problem: what is wrong with the first of these.
+    """
+
+    rows: int = 0
+    bad: int = 0
+    first_problem: str = ""
+
+    @property
+    def predicted(self) -> int:
+        """Rows with a prediction."""
+        return self.rows - self.bad
+
+    def plus(self, batch: Batch) -> Tally:
+        """The tally after one more batch."""
+        first = self.first_problem or (str(batch.bad[0]) if batch.bad else "")
+        return Tally(self.rows + len(batch.results) + len(batch.bad), self.bad + len(batch.bad), first)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Rows to predict.
+
+    Attributes:
+        columns: their columns' names.
+        rows: walks them from a given one on.
+        count: how many there are, where that can be found out; it may take a while.
+        identity: tells this input, as it is now, from others; None where nothing does, so that no prediction of it can
+            be gone on with.
+    """
+
+    columns: Sequence[str]
+    rows: Callable[[int], Iterator[GoodRow | BadRow]]
+    count: Callable[[], int | None] = lambda: None
+    identity: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of_texts(cls, texts: Sequence[str]) -> Input:
+        """The texts of the command line."""
+        rows = [GoodRow({"text": text}, Example(text, source=f"text {at}")) for at, text in enumerate(texts, 1)]
+        return cls(["text"], lambda start: iter(rows[start:]), lambda: len(rows))
+
+    @classmethod
+    def of_lines(cls, stream: IO[bytes]) -> Input:
+        """The lines of the standard input."""
+        return cls(["text"], lambda start: islice(_read_lines(stream), start, None))
+
+    @classmethod
+    def of_data(cls, source: str, text_columns: Sequence[str], label_column: str | None) -> Input:
+        """Whatever a dataset reader reads; a single file is told by its place, size and time of change.
+
+        Raises:
+            LlmclsError: see `load_examples`.
+        """
+        stream = load_examples(source, text_columns=text_columns, label_column=label_column)
+        identity = None
+        if not has_scheme(source) and (path := to_path(source)).is_file():
+            found = path.stat()
+            identity = {
+                "input": [str(path.resolve()), found.st_size, found.st_mtime_ns],
+                "text columns": stream.columns.text,
+            }
+        return cls(list(stream.table.columns), stream.rows, stream.count, identity)
+
+
+def _read_lines(stream: IO[bytes]) -> Iterator[GoodRow | BadRow]:
+    """UTF-8, whatever the locale says."""
+    for number, line in enumerate(stream, 1):
+        source = f"line {number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raw = line.decode("utf-8", errors="backslashreplace").rstrip("\r\n")
+            yield BadRow(source, f"not UTF-8 ({error.reason} at byte {error.start + 1})", raw)
+        else:
+            yield GoodRow({"text": text}, Example(text, source=source))
+
+
+def rows_at_once(classifier: Classifier) -> int:
+    """The size of a batch for this classifier's device and processes."""
+    processes = classifier.processes.size if classifier.processes else 1
+    return ROWS_AT_ONCE[classifier.formats.device.type] * processes
+
+
+def warm_up(classifier: Classifier) -> None:
+    """Compute what all rows share, from rows that are always the same ones.
+
+    Otherwise the first batch would decide where the shared prefix ends, and the last bits of all later scores would
+    hang on where an interrupted prediction was taken up again.
+
+    Raises:
+        LlmclsError: for what would be wrong with every row, such as an instruction that is too long.
+    """
+    from llmcls.prompt.template import PROBES
+
+    # Three rows: an instruction of 16 tokens is then worth keeping (`llmcls.engine.state.WORTH_SHARING`).
+    list(replace(classifier, processes=None).stream([*PROBES, PROBES[0]]))
+
+
+def predict_batches(
+    rows: Iterable[GoodRow | BadRow],
+    classifier: Classifier,
+    *,
+    size: int,
+    label_mass: bool = False,
+    advance: Advance | None = None,
+) -> Iterator[Batch]:
+    """Predict rows in batches of `size` input rows; a row that cannot be predicted never stops the others.
+
+    Args:
+        rows: the input; a row without text is a bad one, unless the template shows other columns as well.
+        classifier: predicts; several processes must all be given the same rows.
+        size: rows of a batch.
+        label_mass: see `Classifier.stream`.
+        advance: called with the numbers of rows done, about.
+
+    Raises:
+        LlmclsError: when not a single row of the first batch can be encoded: then the rows are not to blame.
+    """
+    needs_text = not classifier.encoder.template.uses("fields")
+    advance = advance or (lambda _rows: None)
+    share = _scaled(advance, classifier.processes.size if classifier.processes else 1)
+    some_predicted = False
+    rows = iter(rows)
+    while chunk := list(islice(rows, size)):
+        bad = {place: row for place, row in enumerate(chunk) if isinstance(row, BadRow)}
+        good = {place: row for place, row in enumerate(chunk) if isinstance(row, GoodRow)}
+        if needs_text:
+            empty = {place: row for place, row in good.items() if not row.example.text.strip()}
+            bad |= {place: _set_aside(row, "the row has no text") for place, row in empty.items()}
+            good = {place: row for place, row in good.items() if place not in bad}
+        advance(len(bad))
+        try:
+            found = list(classifier.stream(_examples(good), label_mass=label_mass, advance=share))
+        except LlmclsError:
+            reasons = _why_not_encoded(good, classifier.encoder)
+            if not reasons or (len(reasons) == len(good) and not some_predicted):
+                raise
+            bad |= {place: _set_aside(good[place], reason) for place, reason in reasons.items()}
+            good = {place: row for place, row in good.items() if place not in reasons}
+            found = list(classifier.stream(_examples(good), label_mass=label_mass, advance=share))
+        some_predicted = some_predicted or bool(good)
+        values = [row.values for row in good.values()]
+        yield Batch(list(zip(values, found, strict=True)), [bad[place] for place in sorted(bad)])
+
+
+class RowWriter:
+    """Writes rows as CSV under a header, or as JSON lines.
+
+    Args:
+        stream: where they go.
+        columns: the CSV's columns.
+        as_json: JSON lines, which have a row's own keys instead of columns.
+        warn: told once of keys that the CSV has no column for.
+    """
+
+    def __init__(self, stream: IO[str], columns: Sequence[str], as_json: bool, warn: Callable[[str], None]) -> None:
+        self._stream = stream
+        self._columns = frozenset(columns)
+        self._warn: Callable[[str], None] | None = warn
+        # QUOTE_NONNUMERIC: Python before 3.13 leaves a lone carriage return unquoted otherwise, which ends the row.
+        self._csv = None if as_json else csv.DictWriter(
+            stream, columns, extrasaction="ignore", quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"
+        )  # fmt: skip
+
+    def write_header(self) -> None:
+        """The column names, for CSV."""
+        if self._csv:
+            self._csv.writeheader()
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows."""
+        for row in rows:
+            if self._csv is None:
+                self._stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                continue
+            if self._warn and (unknown := [name for name in row if name not in self._columns]):
+                self._warn(
+                    f"keys that the first rows do not have are left out of the CSV: {', '.join(unknown)}; "
+                    "write .jsonl to keep all."
+                )
+                self._warn = None
+            self._csv.writerow(row)
+
+
+def _examples(rows: Mapping[int, GoodRow]) -> list[Example]:
+    return [row.example for row in rows.values()]
+
+
+def _set_aside(row: GoodRow, problem: str) -> BadRow:
+    return BadRow(row.example.source, problem, show_values(row.values))
+
+
+def _why_not_encoded(rows: Mapping[int, GoodRow], encoder: Encoder) -> dict[int, str]:
+    """The problems of the rows that cannot become a prompt, one by one: a template that divides by a column, ..."""
+    reasons = {}
+    for place, row in rows.items():
+        try:
+            encoder.encode([row.example])
+        except LlmclsError as error:
+            reasons[place] = str(error).rstrip(".")
+    return reasons
+
+
+def _scaled(advance: Advance, processes: int) -> Advance:
+    """Each process hears of its own share only; the others are about as far."""
+    return lambda rows: advance(rows * processes)
