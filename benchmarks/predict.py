@@ -1,7 +1,7 @@
 """Prediction speed, as ratios on this machine: llmcls against other ways with the same model, and against the floor.
 
-    python benchmarks/predict.py --models tinyllama --workloads tweets --threads 2 --output speed.json
-    python benchmarks/predict.py --rows 64 --repeats 3 --threads 2              # everything
+    python benchmarks/predict.py --models tinyllama --workloads tweets --threads 2 --output tweets.json
+    python benchmarks/predict.py --threads 2 --output speed.json      # everything: three workloads, three models
 
 Same weights and prompts for all (`workloads.py`), methods interleaved, the fastest of the repeats counts. Rivals that
 work in batches (`rivals.py`) first try several sizes, once each, and then run with the best one; llmcls runs as it is
@@ -122,12 +122,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--slow-rows", type=int, default=4)
     parser.add_argument("--layers", type=int, default=12, help="of the random Llama")
     parser.add_argument("--packs", type=int, nargs="+", default=[128, 256, 512, 1024], help="of the floor")
-    parser.add_argument("--batches", type=int, nargs="+", default=[4, 16, 64], help="of the batched rivals")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32], help="of the batched rivals")
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--without", nargs="+", default=["-"], help="beginnings of methods to leave out")
     parser.add_argument("--output", help="a JSON file with all figures")

@@ -305,7 +305,9 @@ def test_what_cannot_be_told_apart_is_not_gone_on_with(
 
 
 @pytest.mark.slow
-def test_the_real_command_killed_and_interrupted(llmcls: Callable[..., Any], run: Path, many: Path, here: Path) -> None:
+def test_the_real_command_killed_and_interrupted(
+    llmcls: Callable[..., Any], run: Path, many: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SIGKILL, then SIGINT, each after some rows are safe; the third attempt ends it."""
     arguments = ["predict", "--run", str(run), "--input", str(many), "--output"]
     program = (
@@ -326,13 +328,9 @@ def test_the_real_command_killed_and_interrupted(llmcls: Callable[..., Any], run
         assert process.returncode == code, errors
         rows = _safe_rows(journal)
     assert f"The same command will go on after row {rows}." in errors
-    predictions_before = predictions.ROWS_AT_ONCE
-    try:
-        predictions.ROWS_AT_ONCE = {"cpu": 8, "cuda": 8}
-        assert f"Going on after row {rows} " in llmcls(*arguments, "out.csv").err
-        assert llmcls(*arguments, "whole.csv").code == 0
-    finally:
-        predictions.ROWS_AT_ONCE = predictions_before
+    monkeypatch.setattr(predictions, "ROWS_AT_ONCE", {"cpu": 8, "cuda": 8})
+    assert f"Going on after row {rows} " in llmcls(*arguments, "out.csv").err
+    assert llmcls(*arguments, "whole.csv").code == 0
     assert (here / "out.csv").read_bytes() == (here / "whole.csv").read_bytes()
 
 
