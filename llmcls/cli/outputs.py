@@ -107,6 +107,7 @@ class FileOutput:
         self._names = (path, self.listing)
         self._parts = tuple(name.with_name(f"{name.name}.partial") for name in self._names)
         self._journal = path.with_name(f"{path.name}.partial.json")
+        self._fresh_journal = path.with_name(f"{path.name}.partial.json.new")
         self._identity: dict[str, Any] | None = None
         self._safe_rows = 0
         self._saved_at = 0.0
@@ -122,15 +123,15 @@ class FileOutput:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for stream in self._streams:
-            with suppress(OSError):  # what a full disk did not take is not counted as safe
-                stream.close()
         if not self._journal.exists():
-            for part in self._parts:
+            for part in self._parts:  # while they are locked: they may be another prediction's afterwards
                 with suppress(OSError):
                     part.unlink(missing_ok=True)
         elif kind is not None and self._safe_rows:
             self._reporter.say(f"The same command will go on after row {self._safe_rows:,}.")
+        for stream in self._streams:
+            with suppress(OSError):  # what a full disk did not take is not counted as safe
+                stream.close()
 
     def begin(
         self,
@@ -191,7 +192,8 @@ class FileOutput:
                     part.replace(name)
                 else:
                     name.unlink(missing_ok=True)
-            self._journal.unlink(missing_ok=True)
+            for leftover in (self._fresh_journal, self._journal):
+                leftover.unlink(missing_ok=True)
 
     @property
     def _streams(self) -> tuple[IO[str], IO[str]]:
@@ -199,11 +201,10 @@ class FileOutput:
 
     def _save(self, tally: Tally) -> None:
         sizes = [_flush(stream) for stream in self._streams]
-        fresh = self._journal.with_name(f"{self._journal.name}.new")
-        with fresh.open("w", encoding="utf-8") as stream:
+        with self._fresh_journal.open("w", encoding="utf-8") as stream:
             json.dump({"tally": asdict(tally), "sizes": sizes, "identity": self._identity}, stream, indent=1)
             _flush(stream)
-        fresh.replace(self._journal)
+        self._fresh_journal.replace(self._journal)
         self._safe_rows, self._saved_at = tally.rows, time.monotonic()
 
     def _read_journal(self) -> _Kept | None:
@@ -234,6 +235,9 @@ class FileOutput:
             return
         try:
             fcntl.flock(self._rows, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking, who held it may have finished: it is a complete output by now.
+            if not os.path.samestat(os.fstat(self._rows.fileno()), self._parts[0].stat()):
+                raise BlockingIOError
         except BlockingIOError:
             self._rows.close()
             raise LlmclsError(
