@@ -238,7 +238,7 @@ class FileOutput:
             # Between opening and locking, who held it may have finished: it is a complete output by now.
             if not os.path.samestat(os.fstat(self._rows.fileno()), self._parts[0].stat()):
                 raise BlockingIOError
-        except BlockingIOError:
+        except (BlockingIOError, FileNotFoundError):
             self._rows.close()
             raise LlmclsError(
                 f"Another process is writing '{self.path}'; let it finish, or choose another --output."
