@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
 
 from llmcls.engine.decoder import evaluating
 from llmcls.labels import LabelSet
@@ -15,7 +18,9 @@ from llmcls.model.hardware import choose_formats
 from llmcls.model.loading import load_model
 from llmcls.records import Example
 from llmcls.settings import Settings
+from llmcls.training.batches import RowOrder
 from llmcls.training.preparation import prepare
+from llmcls.training.trainer import make_lora_config
 
 WHOLE = {"training.per_device_train_batch_size": 32, "training.max_steps": 1}
 LONG = {"text": "a very long message " * 500, "label": "billing"}
@@ -106,6 +111,61 @@ def test_packing_changes_no_loss(fit: Callable[..., Any], objective: str) -> Non
     padded = fit({**changes, "training.packing": False}, name="padded")
     assert padded.losses == pytest.approx(packed.losses, rel=1e-4)
     assert packed.losses[-1] < packed.losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [14, 7])
+def test_trls_own_trainer_has_the_same_losses(
+    fit: Callable[..., Any], rows: list[dict[str, str]], tmp_path: Path, size: int
+) -> None:
+    """Step for step, with its data collator, its loss and its padding; `loss_normalization: token` is what it does."""
+    changes = {
+        "training.max_steps": 6,
+        "training.loss_normalization": "token",
+        "training.per_device_train_batch_size": size,
+        "model.quantization": "none",
+    }
+    ours = fit(changes)
+    settings, names = ours.run.settings, ours.run.labels.names
+    examples = [Example(row["text"], row["label"]) for row in rows]
+    prepared = prepare(settings, ours.run.labels, examples)
+    encoded = []
+    for example, prompt in zip(examples, prepared.encoder.encode(examples), strict=True):
+        answer = prepared.encoder.answers[names.index(example.label or "")]
+        ids = [*prompt.input_ids, *answer]
+        encoded.append({"input_ids": ids, "labels": [-100] * len(prompt.input_ids) + list(answer)})
+    sampler, order = RowOrder(len(rows), 0, settings.seed), []
+    for epoch in range(6):
+        sampler.set_epoch(epoch)
+        order += list(sampler)
+    theirs = SFTTrainer(
+        model=load_model(prepared.base, settings.model, choose_formats(settings)),
+        args=SFTConfig(
+            output_dir=str(tmp_path / "trl"),
+            max_steps=6,
+            per_device_train_batch_size=size,
+            learning_rate=settings.training.learning_rate,
+            lr_scheduler_type="constant",
+            weight_decay=settings.training.weight_decay,
+            logging_steps=1,
+            seed=settings.seed,
+            train_sampling_strategy="sequential",
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+            save_strategy="no",
+        ),
+        processing_class=prepared.tokenizer,
+        train_dataset=Dataset.from_list([encoded[row] for row in order]),
+        peft_config=make_lora_config(settings.lora, prepared.base.adapter),
+    )
+    theirs.train()
+    losses = [entry["loss"] for entry in theirs.state.log_history if "loss" in entry]
+    assert losses == pytest.approx(ours.losses, rel=2e-5)
+    assert losses[-1] < losses[0]
 
 
 @pytest.mark.slow
