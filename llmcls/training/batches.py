@@ -23,6 +23,10 @@ from llmcls.engine.trie import LabelTrie
 PACK_TOKENS = {"cpu": 512, "cuda": 4096}
 """Tokens per forward in training. The dense mask costs pack length squared, small packs waste launches and traffic."""
 
+LENGTH_MULTIPLE = 32
+"""Pack lengths are rounded up to multiples of this by tokens that nothing sees. oneDNN compiles and keeps kernels for
+every length (bfloat16 on a CPU: 17 MB for each with nano), and CUDA's attention pads masks of odd width itself."""
+
 GROUPED_STEPS = 50
 """Steps whose rows are sorted by length together (as transformers does): enough to find rows of one length."""
 
@@ -73,7 +77,7 @@ class Collator:
 
     def _lay_out(self, prompts: Sequence[Sequence[int]], labels: Sequence[int]) -> Batch:
         if self.packed:
-            return packed_batch(prompts, labels, self.trie, self._goal)
+            return round_up(packed_batch(prompts, labels, self.trie, self._goal))
         return padded_batch(prompts, labels, self.trie, self._goal, pad_token_id=self._pad)
 
 
@@ -105,6 +109,18 @@ def cut_rows(own: Sequence[int], shared: int, pack_tokens: int) -> list[list[int
         if max(sizes) <= capacity:
             return [sorted(pack) for pack in packs]
         count += 1
+
+
+def round_up(pack: Batch) -> Batch:
+    """The pack with filler tokens up to a multiple of `LENGTH_MULTIPLE`; no other token sees them."""
+    length = pack["input_ids"].shape[1]
+    extra = -length % LENGTH_MULTIPLE
+    own_end = torch.arange(length + 1, length + extra + 1)[None]  # visible to itself only
+    return pack | {
+        "input_ids": torch.nn.functional.pad(pack["input_ids"], (0, extra)),
+        "position_ids": torch.nn.functional.pad(pack["position_ids"], (0, extra)),
+        "tree_exit": torch.cat([pack["tree_exit"], own_end], dim=1),
+    }
 
 
 class RowOrder(torch.utils.data.Sampler[int]):

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from llmcls.engine.objectives import Objective, packed_loss
+from llmcls.engine.objectives import Objective, packed_batch, packed_loss
 from llmcls.engine.tree import shared_prefix_length
-from llmcls.training.batches import GROUPED_STEPS, Collator, RowOrder, cut_rows
+from llmcls.engine.trie import LabelTrie
+from llmcls.training.batches import GROUPED_STEPS, Collator, RowOrder, cut_rows, round_up
 
 ANSWERS = [[5, 6, 1], [5, 7, 8, 1], [9, 1]]
 WEIGHTS = (1.0, 3.0, 0.5)
@@ -121,10 +122,26 @@ def test_packs_have_the_gradients_of_one_pack(goal: Objective, tiny_model: Any) 
 def test_packs_share_their_prefix_and_stay_within_the_budget() -> None:
     rows = rows_of(5, 30)
     packs = Collator(ANSWERS, Objective(), packed=True, pad_token_id=0, pack_tokens=100)(rows)
-    assert all(pack["input_ids"].shape[1] <= 100 for pack in packs)
+    assert {pack["input_ids"].shape[1] for pack in packs} <= {32, 64, 96, 128}, "rounded up, so few shapes are compiled"
     assert shared_prefix_length([row["input_ids"] for row in rows]) == 9
-    assert sum(pack["input_ids"].shape[1] for pack in packs) <= sum(len(row["input_ids"]) for row in rows)
     assert sum(float(pack["normalizer"]) for pack in packs) == 30
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_fillers_up_to_a_round_length_change_nothing(tiny_model: Any, count: int) -> None:
+    rows = rows_of(count, count)
+    prompts, labels = [row["input_ids"] for row in rows], [row["label"] for row in rows]
+    plain = packed_batch(prompts, labels, LabelTrie(ANSWERS), Objective())
+    model = tiny_model.float().train()
+    found = []
+    for pack in (plain, round_up(plain)):
+        model.zero_grad()
+        loss = packed_loss(model, pack)
+        loss.backward()
+        found.append((float(loss), torch.cat([p.grad.flatten().clone() for p in model.parameters()])))
+    assert round_up(plain)["input_ids"].shape[1] % 32 == 0 != plain["input_ids"].shape[1] % 32
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-6)
+    assert (found[1][1] - found[0][1]).norm() <= 1e-6 * found[0][1].norm()
 
 
 @pytest.mark.slow
