@@ -63,7 +63,7 @@ def test_validation_figures_are_those_of_the_saved_model(
 def test_the_best_checkpoint_by_any_metric_is_kept(
     fit: Callable[..., Any], metric: str, rows: list[dict[str, str]]
 ) -> None:
-    changes = {**EVERY_STEP, "training.max_steps": 14, "training.learning_rate": 0.02}  # too much, so it goes astray
+    changes = {**EVERY_STEP, "training.max_steps": 4, "training.learning_rate": 0.02}  # too much, so it goes astray
     trained = fit({**changes, "training.metric_for_best_model": metric}, {"train": rows, "validation": rows})
     found = evaluations(trained, f"eval_{metric}")
     assert max(found) > found[-1], "otherwise the last checkpoint is the best, and nothing is shown"
