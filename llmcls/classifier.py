@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmcls.errors import LlmclsError
 from llmcls.evaluation.metrics import EvaluationReport, compute_report
@@ -43,6 +43,7 @@ class Classifier:
         encoder: turns examples into prompts; holds template and labels.
         base: the base model.
         formats: device and number formats.
+        prediction: how labels are found, and when none is given.
         run: the run it was loaded from, or None.
         processes: those that predict together; all must then make the same calls.
     """
@@ -51,6 +52,7 @@ class Classifier:
     base: BaseModel
     formats: Formats
     run: Run | None
+    prediction: PredictionSettings
     _model: Any
     _scorer: Scorer
     processes: Processes | None = None
@@ -129,7 +131,12 @@ class Classifier:
         given = (settings or Settings()).model_dump()
         given["model"]["base_model"], given["prompt"]["template"] = base_model, template
         resolved = make_settings(given)
-        label_set = labels if isinstance(labels, LabelSet) else LabelSet.from_names(labels)
+        known = resolved.data
+        label_set = (
+            labels
+            if isinstance(labels, LabelSet)
+            else LabelSet.from_names(labels, known.label_descriptions, known.label_aliases)
+        )
         prepared = prepare(resolved, label_set)
         formats = choose_formats(resolved)
         model = load_model(prepared.base, resolved.model, formats)
@@ -140,17 +147,24 @@ class Classifier:
         cls, encoder: Encoder, base: BaseModel, formats: Formats, run: Run | None, model: Any, how: PredictionSettings
     ) -> Classifier:
         from llmcls.engine.scorer import make_scorer
+        from llmcls.engine.scores import tie_tolerance
+        from llmcls.engine.trie import LabelTrie
 
+        if how.may_abstain and how.no_answer in encoder.labels.spellings:
+            raise LlmclsError(
+                f"prediction.no_answer is {how.no_answer!r}, which is a label; choose a value that no label has."
+            )
         model.eval()
         scorer = make_scorer(
             model,
-            encoder.answers,
+            LabelTrie(encoder.answers, encoder.answer_labels),
             method=how.method,
             pad_token_id=int(encoder.tokenizer.pad_token_id),
             pack_tokens=how.pack_tokens,
             batch_size=how.batch_size,
+            resolution=tie_tolerance(formats.dtype, formats.quantization),
         )
-        return cls(encoder, base, formats, run, model, scorer)
+        return cls(encoder, base, formats, run, how, model, scorer)
 
     @property
     def labels(self) -> LabelSet:
@@ -162,9 +176,16 @@ class Classifier:
         """The label names, in the order of `predict_proba`'s columns."""
         return self.labels.names
 
+    @property
+    def tie_tolerance(self) -> float:
+        """The margin, in nats, below which a prediction counts as a tie."""
+        from llmcls.engine.scores import tie_tolerance
+
+        return tie_tolerance(self.formats.dtype, self.formats.quantization)
+
     def predict(self, texts: Iterable[str]) -> list[str]:
-        """The most probable label of each text."""
-        return [prediction.label for prediction in self.classify(_as_examples(texts))]
+        """The most probable label of each text, or `prediction.no_answer` where a threshold is missed."""
+        return [prediction.label for prediction in self.stream(_as_examples(texts), probabilities=False)]
 
     def predict_proba(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
         """Probabilities, shape (texts, labels): rows sum to 1, columns in the order of `classes_`."""
@@ -174,13 +195,19 @@ class Classifier:
         return numpy.asarray(rows, dtype=numpy.float64).reshape(len(rows), len(self.labels))
 
     def classify(
-        self, examples: Iterable[Example], *, label_mass: bool = False, reporter: Reporter | None = None
+        self,
+        examples: Iterable[Example],
+        *,
+        label_mass: bool = False,
+        probabilities: bool = True,
+        reporter: Reporter | None = None,
     ) -> list[Prediction]:
         """Predict examples, with all that is known of each prediction.
 
         Args:
             examples: the rows; a template may use their `fields`.
             label_mass: also compute `Prediction.label_mass`, which needs the full vocabulary's softmax.
+            probabilities: fill `Prediction.probabilities`; without them, method `auto` may search for the best label.
             reporter: where progress goes.
 
         Raises:
@@ -188,25 +215,31 @@ class Classifier:
         """
         examples = list(examples)
         with (reporter or Reporter(quiet=True)).track("Predicting", total=len(examples)) as advance:
-            return list(self.stream(examples, label_mass=label_mass, advance=advance))
+            return list(self.stream(examples, label_mass=label_mass, probabilities=probabilities, advance=advance))
 
     def stream(
-        self, examples: Iterable[Example], *, label_mass: bool = False, advance: Any = None
+        self,
+        examples: Iterable[Example],
+        *,
+        label_mass: bool = False,
+        probabilities: bool = True,
+        advance: Any = None,
     ) -> Iterator[Prediction]:
-        """Predict examples one chunk at a time, in constant memory and in input order."""
-        if label_mass and self.encoder.head:
+        """Predict examples one chunk at a time, in constant memory and in input order; arguments as in `classify`."""
+        wanted = _Wanted(label_mass or self.prediction.min_label_mass > 0, probabilities)
+        if wanted.label_mass and self.encoder.head:
             raise LlmclsError(
                 "A classification head can say nothing but its labels, so their mass is always 1; leave --label-mass "
-                "(label_mass) out."
+                "(label_mass) and prediction.min_label_mass out."
             )
         chunk: list[Example] = []
         for example in examples:
             chunk.append(example)
             if len(chunk) == _CHUNK * (self.processes.size if self.processes else 1):
-                yield from self._score_together(chunk, label_mass, advance)
+                yield from self._score_together(chunk, wanted, advance)
                 chunk = []
         if chunk:
-            yield from self._score_together(chunk, label_mass, advance)
+            yield from self._score_together(chunk, wanted, advance)
 
     def evaluate(self, examples: Sequence[Example], *, reporter: Reporter | None = None) -> EvaluationReport:
         """Predict labelled examples and compare.
@@ -223,10 +256,11 @@ class Classifier:
         probabilities = [prediction.probabilities for prediction in predictions]
         return compute_report(
             [example.label or "" for example in examples],
-            [prediction.label for prediction in predictions],
+            [prediction.best for prediction in predictions],
             self.labels,
             probabilities=probabilities if _complete(probabilities) else None,
             truncated=sum(prediction.truncated for prediction in predictions),
+            answered=[p.withheld is None for p in predictions] if self.prediction.may_abstain else None,
         )
 
     @contextmanager
@@ -258,31 +292,56 @@ class Classifier:
         _check_fingerprint(base, run)
         head = make_head(self.encoder, run.settings) if run.has_head else None
         model = load_model(base, settings, self.formats, head)
-        made = self._make(self.encoder, base, self.formats, None, model, run.settings.prediction)
+        made = self._make(self.encoder, base, self.formats, None, model, self.prediction)
         return replace(made, processes=self.processes)
 
-    def _score_together(self, chunk: Sequence[Example], label_mass: bool, advance: Any) -> Iterable[Prediction]:
+    def _score_together(self, chunk: Sequence[Example], wanted: _Wanted, advance: Any) -> Iterable[Prediction]:
         if self.processes is None:
-            return self._score(chunk, label_mass, advance)
-        return self.processes.map(lambda share: list(self._score(share, label_mass, advance)), chunk)
+            return self._score(chunk, wanted, advance)
+        return self.processes.map(lambda share: list(self._score(share, wanted, advance)), chunk)
 
-    def _score(self, examples: Sequence[Example], label_mass: bool, advance: Any) -> Iterator[Prediction]:
+    def _score(self, examples: Sequence[Example], wanted: _Wanted, advance: Any) -> Iterator[Prediction]:
+        import torch
+
+        from llmcls.engine.choice import AutoScorer
+
+        scorer = self._scorer
+        if wanted.probabilities and isinstance(scorer, AutoScorer):
+            scorer = scorer.exact
         prompts = self.encoder.encode(examples)
-        scores = self._scorer.score([p.input_ids for p in prompts], want_global=label_mass, progress=advance)
-        probabilities = scores.local.double().exp()
+        scores = scorer.score([p.input_ids for p in prompts], want_global=wanted.label_mass, progress=advance)
+        best = scores.local.double().gather(1, scores.predicted[:, None])[:, 0].exp().tolist()
         masses = [None] * len(prompts) if scores.label_mass is None else scores.label_mass.double().exp().tolist()
+        ties = (scores.margin.abs() < self.tie_tolerance).tolist()
         rows = zip(
-            prompts,
-            scores.predicted.tolist(),
-            probabilities.tolist(),
-            scores.margin.tolist(),
-            masses,
-            strict=True,
+            prompts, scores.predicted.tolist(), best, scores.margin.tolist(), masses, ties, scores.local, strict=True
         )
-        for prompt, position, row, margin, mass in rows:
+        for prompt, position, probability, margin, mass, tie, local in rows:
+            name = self.classes_[position]
+            # Of 1,000 rows and 10,000 labels only one row at a time: as Python numbers they take 300 MB.
+            probabilities = tuple(local.to(torch.float64).exp().tolist()) if wanted.probabilities else ()
+            withheld = name if self._abstains(probability, mass) else None
             yield Prediction(
-                self.classes_[position], row[position], tuple(row), margin, mass, truncated=prompt.truncated
+                name if withheld is None else self.prediction.no_answer,
+                probability,
+                probabilities,
+                margin,
+                mass,
+                truncated=prompt.truncated,
+                tie=tie,
+                withheld=withheld,
             )
+
+    def _abstains(self, probability: float, label_mass: float | None) -> bool:
+        how = self.prediction
+        return probability < how.min_probability or (label_mass is not None and label_mass < how.min_label_mass)
+
+
+class _Wanted(NamedTuple):
+    """What of a prediction is to be computed besides the label."""
+
+    label_mass: bool
+    probabilities: bool
 
 
 def _find_trained_base(settings: ModelSettings, run: Run) -> BaseModel:

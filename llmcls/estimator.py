@@ -33,7 +33,7 @@ from llmcls.classifier import Classifier
 from llmcls.errors import LlmclsError, several
 from llmcls.labels import LabelSet
 from llmcls.progress import Reporter
-from llmcls.settings import Settings
+from llmcls.settings import Settings, make_settings
 from llmcls.training.api import train
 from llmcls.training.run import Run, check_free
 
@@ -286,6 +286,11 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         data.setdefault("validation_size", 0)  # scikit-learn's `fit` learns from every row
         decided = [f"data.{key}" for key in ("source", "text_columns", "label_column", "labels") if data.get(key)]
         decided += ["output_dir"] if merged.get("output_dir") else []
+        if make_settings(merged).prediction.may_abstain:
+            raise LlmclsError(
+                "settings has prediction.min_probability or prediction.min_label_mass, but a scikit-learn classifier "
+                "answers every row with a class; take them out, and compare predict_proba with a threshold."
+            )
         if decided:
             raise LlmclsError(
                 f"settings has {', '.join(decided)}, but X, y and the argument output_dir decide these; leave them out."

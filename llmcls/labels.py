@@ -1,14 +1,14 @@
 """The label set: ordered, unique, checked once at birth.
 
-labels = LabelSet.from_names(["negative", "neutral", "positive"])
-labels.names[2], labels.index("neutral")
+labels = LabelSet.from_names(["billing", "delivery"], aliases={"billing": ["invoice", "payment"]})
+labels.names[1], labels.position("delivery"), labels.spellings["invoice"]
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import overload
 
 from llmcls.errors import LlmclsError, several, unknown
@@ -16,49 +16,82 @@ from llmcls.errors import LlmclsError, several, unknown
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One valid answer: its exact string, and a description that templates may show to the model."""
+    """One valid answer.
+
+    Attributes:
+        name: its exact string.
+        description: what it means; templates may show it to the model.
+        aliases: other spellings. In data each counts as the label; as answers, their probabilities add up.
+        code: the short string that the model answers with instead of the spellings (`prompt.verbalizer: code`), or "".
+    """
 
     name: str
     description: str = ""
+    aliases: tuple[str, ...] = ()
+    code: str = ""
+
+    @property
+    def answer(self) -> str:
+        """What the model is taught to say: the code where there is one, else the name."""
+        return self.code or self.name
 
 
 class LabelSet(Sequence[Label]):
     """An immutable, ordered set of at least two labels.
 
+    Attributes:
+        spellings: names and aliases alike, each with the name of its label.
+
     Raises:
-        LlmclsError: for fewer than two labels, duplicates, empty names, or names with white space around
-            them; all problems in one message.
+        LlmclsError: for fewer than two labels, empty spellings or ones with white space around them, and spellings or
+            codes that occur twice; all problems in one message.
     """
 
-    __slots__ = ("_index", "_labels")
+    __slots__ = ("_index", "_labels", "spellings")
 
     def __init__(self, labels: Iterable[Label]) -> None:
         self._labels = tuple(labels)
         names = [label.name for label in self._labels]
         problems = [
-            f"label {name!r} is empty or has white space around it; strip it"
-            for name in names
-            if not name or name != name.strip()
+            f"{kind} {spelling!r} is empty or has white space around it; strip it"
+            for label in self._labels
+            for kind, spelling in (("label", label.name), *(("alias", alias) for alias in label.aliases))
+            if not spelling or spelling != spelling.strip()
         ]
         problems += [
             f"label {name!r} occurs {count} times; keep one" for name, count in Counter(names).items() if count > 1
         ]
+        problems += _clashes(self._labels)
         if len(names) < 2:
             found = f"only one label ({names[0]!r})" if names else "no label"
             problems.append(f"there is {found}, but a classifier needs at least two; check the label column")
         if problems:
             raise LlmclsError(several(problems, "The label set cannot be used"))
         self._index = {name: position for position, name in enumerate(names)}
+        self.spellings: Mapping[str, str] = {
+            spelling: label.name for label in self._labels for spelling in (label.name, *label.aliases)
+        }
 
     @classmethod
-    def from_names(cls, names: Iterable[str], descriptions: Mapping[str, str] | None = None) -> LabelSet:
-        """Build from label names in the order given; descriptions of unknown labels are refused."""
+    def from_names(
+        cls,
+        names: Iterable[str],
+        descriptions: Mapping[str, str] | None = None,
+        aliases: Mapping[str, Sequence[str]] | None = None,
+    ) -> LabelSet:
+        """Build from label names in the order given; descriptions and aliases of unknown labels are refused."""
         names = list(names)
-        descriptions = descriptions or {}
-        for name in descriptions:
-            if name not in names:
-                raise LlmclsError(unknown("label in the descriptions", name, names))
-        return cls(Label(name, descriptions.get(name, "")) for name in names)
+        descriptions, aliases = descriptions or {}, aliases or {}
+        known = set(names)
+        for kind, given in (("descriptions", descriptions), ("aliases", aliases)):
+            for name in given:
+                if name not in known:
+                    raise LlmclsError(unknown(f"label in the {kind}", name, names))
+        return cls(Label(name, descriptions.get(name, ""), tuple(aliases.get(name, ()))) for name in names)
+
+    def with_codes(self, codes: Sequence[str]) -> LabelSet:
+        """The same labels, answered with these codes, one per label."""
+        return LabelSet(replace(label, code=code) for label, code in zip(self._labels, codes, strict=True))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,3 +130,20 @@ class LabelSet(Sequence[Label]):
 
     def __repr__(self) -> str:
         return f"LabelSet({', '.join(map(repr, self.names))})"
+
+
+def _clashes(labels: Sequence[Label]) -> list[str]:
+    """Aliases that are another label's spelling or occur twice, and codes of two labels."""
+    problems = []
+    owners: dict[str, str] = {label.name: label.name for label in labels}
+    for label in labels:
+        for alias in label.aliases:
+            owner = owners.setdefault(alias, label.name)
+            if alias == label.name or (owner == label.name and label.aliases.count(alias) > 1):
+                problems.append(f"alias {alias!r} of label {label.name!r} repeats a spelling of it; leave it out")
+            elif owner != label.name:
+                whose = "a label itself" if owner == alias else f"an alias of {owner!r}, too"
+                problems.append(f"alias {alias!r} of label {label.name!r} is {whose}; keep it in one place")
+    codes = Counter(label.code for label in labels if label.code)
+    problems += [f"code {code!r} stands for {count} labels" for code, count in codes.items() if count > 1]
+    return list(dict.fromkeys(problems))

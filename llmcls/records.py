@@ -31,14 +31,18 @@ class Prediction:
     """What a classifier says of one text.
 
     Attributes:
-        label: the predicted label's name.
-        probability: its probability; NaN where the method computes none.
+        label: the predicted label's name; the settings' `no_answer` where a threshold was missed.
+        probability: the predicted label's probability; NaN where the method computes none.
         probabilities: one per label, in the order of the classifier's `classes_`, summing to 1; NaN for labels that
-            the method did not look at.
-        margin: log-probability by which the label beats every other one; 0 is a tie, NaN where not computed.
+            the method did not look at; empty where not asked for.
+        margin: log-probability by which the label beats every other one, or a lower bound of it (`best-first`); NaN
+            where not computed.
         label_mass: probability that the unconstrained model answers with any valid label at all, or None where not
             asked for; a low value means the text is unlike what the labels expect.
         truncated: whether the text was cut to fit.
+        tie: whether the margin is below what rounding can decide in the model's number format: another batch size or
+            device may turn the label round (`llmcls.engine.scores.tie_tolerance`).
+        withheld: the predicted label where `label` is `no_answer`; None where the row was answered.
     """
 
     label: str
@@ -47,3 +51,10 @@ class Prediction:
     margin: float
     label_mass: float | None = None
     truncated: bool = False
+    tie: bool = False
+    withheld: str | None = None
+
+    @property
+    def best(self) -> str:
+        """The predicted label, whatever the thresholds."""
+        return self.label if self.withheld is None else self.withheld

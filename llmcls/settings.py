@@ -48,6 +48,11 @@ class DataSettings(Section):
     label_descriptions: dict[str, str] = Field(
         {}, description="What each label means, shown to the model by templates that print descriptions."
     )
+    label_aliases: dict[str, Names] = Field(
+        {},
+        description="Other spellings of labels, {billing: [invoice, payment]}: in the data each counts as its label, "
+        "and the model may answer with any of them; their probabilities add up.",
+    )
     validation_size: float = Field(
         0.1, ge=0, lt=1, description="Share of train cut off, stratified, when there is no validation split; 0: none."
     )
@@ -88,6 +93,11 @@ class PromptSettings(Section):
         1024, ge=16, description="Tokens of prompt and answer together; longer rows have only their text cut."
     )
     truncation_side: Literal["right", "left"] = Field("right", description="Which end of a long text is cut off.")
+    verbalizer: Literal["name", "code"] = Field(
+        "name",
+        description="What the model answers with. name: the label itself; code: a short code of one token (A, B, "
+        "C ...) that the template shows beside the label, the cheapest to predict.",
+    )
     shots_per_label: int = Field(1, ge=1, le=32, description="Solved examples of each label in few-shot templates.")
 
 
@@ -227,14 +237,41 @@ class TrainingSettings(Section):
 class PredictionSettings(Section):
     """How probabilities are computed."""
 
-    method: Literal["exact", "greedy", "best-first", "generate", "reference"] = Field(
-        "exact",
-        description="exact: all probabilities by the packed engine; greedy: walk the label trie; best-first: certified "
-        "best label without scoring all; generate: transformers' generate() with the constraint; reference: one plain "
-        "forward per row and label.",
+    method: Literal["auto", "exact", "greedy", "best-first", "generate", "reference"] = Field(
+        "auto",
+        description="exact: all probabilities by the packed engine; best-first: certified best label without scoring "
+        "all; auto: exact where all probabilities are wanted, else the cheaper of these two; greedy: walk the label "
+        "trie; generate: transformers' generate() with the constraint; reference: one plain forward per row and label.",
     )
+    min_probability: float = Field(
+        0.0, ge=0, le=1, description="A row whose best label is less probable gets no_answer instead; 0: off."
+    )
+    min_label_mass: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="A row for which any label at all is less probable (label mass) gets no_answer; 0: off.",
+    )
+    no_answer: str = Field("no answer", description="What a row below a threshold gets instead of a label.")
     batch_size: int = Field(16, ge=1, description="Rows per forward pass of generate and reference.")
     pack_tokens: int | None = Field(None, ge=64, description="Tokens per pack of the engine; null: by the hardware.")
+
+    @property
+    def may_abstain(self) -> bool:
+        """Whether a threshold is set."""
+        return self.min_probability > 0 or self.min_label_mass > 0
+
+    @model_validator(mode="after")
+    def _refuse_impossible(self) -> PredictionSettings:
+        unable = {"min_probability": ("greedy", "generate"), "min_label_mass": ("greedy", "generate", "best-first")}
+        problems = [
+            f"{name} needs a probability that method '{self.method}' does not compute; use auto or exact"
+            for name, methods in unable.items()
+            if getattr(self, name) > 0 and self.method in methods
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
 
 class Settings(Section):
@@ -261,6 +298,10 @@ class Settings(Section):
             )
         if self.training.objective == "head" and self.prediction.method == "generate":
             problems.append("prediction.method 'generate' needs a model that writes, but objective 'head' has none")
+        if self.training.objective == "head" and self.prompt.verbalizer == "code":
+            problems.append("prompt.verbalizer 'code' needs a model that writes, but objective 'head' has none")
+        if self.training.objective == "head" and self.prediction.min_label_mass > 0:
+            problems.append("prediction.min_label_mass is of no use with objective 'head': its label mass is always 1")
         if problems:
             raise ValueError("; ".join(problems))
         return self

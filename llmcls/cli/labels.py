@@ -14,6 +14,7 @@ from llmcls.cli.shared import gather_settings, settings_options, show, show_json
 from llmcls.errors import LlmclsWarning
 
 if TYPE_CHECKING:
+    from llmcls.engine.choice import Choice
     from llmcls.engine.inspection import Inspection
     from llmcls.prompt.encoding import Encoder
     from llmcls.records import Example
@@ -82,10 +83,13 @@ def inspect_(
 
 @dataclass(frozen=True)
 class _Measured:
-    """An inspection, and how it came about."""
+    """An inspection, and how it came about; `names` are the answers as they are shown, in order."""
 
     whose: str
+    names: tuple[str, ...]
     inspection: Inspection
+    choice: Choice
+    device: str
     room: int
     sampled: int
     truncated: int
@@ -113,7 +117,10 @@ def _of_settings(settings: Settings, labels: str | None) -> tuple[Encoder, Seque
     from llmcls.training.preparation import prepare
 
     if labels:
-        names = LabelSet.from_names((name.strip() for name in labels.split(",")), settings.data.label_descriptions)
+        given = settings.data
+        names = LabelSet.from_names(
+            (name.strip() for name in labels.split(",")), given.label_descriptions, given.label_aliases
+        )
         return prepare(settings, names).encoder, ()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=LlmclsWarning)  # of the texts, which are not inspected here
@@ -132,8 +139,11 @@ def _read(settings: Settings, data: str) -> Sequence[Example]:
 def _measure(
     encoder: Encoder, examples: Sequence[Example], text_tokens: int | None, rows: int, whose: str
 ) -> _Measured:
+    from llmcls.engine.choice import TrieCosts, choose_method
     from llmcls.engine.inspection import PromptShape, inspect_answers, suggest
     from llmcls.engine.tree import shared_prefix_length
+    from llmcls.engine.trie import LabelTrie
+    from llmcls.model.hardware import choose_device
     from llmcls.records import Example
 
     fields = dict.fromkeys(examples[0].fields, "") if examples else {}
@@ -145,29 +155,47 @@ def _measure(
         own = sum(len(prompt.input_ids) for prompt in prompts) / len(prompts) - prefix
     else:
         own = max(bare - prefix, 0) + (ASSUMED_TEXT_TOKENS if text_tokens is None else text_tokens)
-    inspection = inspect_answers(encoder.answers, PromptShape(prefix, own, rows))
+    trie, shape, device = (
+        LabelTrie(encoder.answers, encoder.answer_labels),
+        PromptShape(prefix, own, rows),
+        choose_device(),
+    )
+    inspection = inspect_answers(trie, shape)
+    names = _answer_names(encoder)
     room = encoder.max_length - bare - inspection.statistics.depth
     return _Measured(
         whose,
+        names,
         inspection,
+        choose_method(TrieCosts.of(trie), shape, device.type),
+        device.type,
         room,
         sampled=len(prompts) if examples else 0,
         truncated=sum(prompt.truncated for prompt in prompts),
-        suggestions=suggest(inspection, encoder.labels.names, room),
+        suggestions=suggest(inspection, names, room),
     )
+
+
+def _answer_names(encoder: Encoder) -> tuple[str, ...]:
+    """What each answer is called: a label, `A: label` where it has a code, `alias (label)` for another spelling."""
+    names, labels = encoder.labels.names, encoder.labels
+    own = [f"{label.code}: {label.name}" if label.code else label.name for label in labels]
+    others = zip(encoder.spellings[len(own) :], encoder.answer_labels[len(own) :], strict=True)
+    return (*own, *(f"{alias} ({names[label]})" for alias, label in others))
 
 
 def _report(measured: _Measured, encoder: Encoder, top: int, as_json: bool) -> None:
     if as_json:
         show_json(_as_json(measured, encoder))
         return
-    inspection, names = measured.inspection, encoder.labels.names
+    inspection, names = measured.inspection, measured.names
     figures, shape = inspection.statistics, inspection.shape
     source = f"mean of {measured.sampled} texts" if measured.sampled else "assumed"
     cut = f"; {measured.truncated} of {measured.sampled} texts are cut" if measured.truncated else ""
+    spelled = f" in {len(names)} spellings" if len(names) > figures.labels else ""
     alike, groups = sum(map(len, inspection.collisions)), len(inspection.collisions)
     for line in (
-        f"{len(names)} labels, template '{encoder.template.name}', tokenizer of {measured.whose}",
+        f"{figures.labels} labels{spelled}, template '{encoder.template.name}', tokenizer of {measured.whose}",
         f"Prompt       {shape.prefix} tokens shared by all rows, {shape.own:.1f} a row's own ({source})",
         f"             room for {measured.room} tokens of text{cut}",
         f"Label trie   {figures.nodes} tokens, {figures.forced} forced; {figures.branching} places with a choice",
@@ -180,12 +208,20 @@ def _report(measured: _Measured, encoder: Encoder, top: int, as_json: bool) -> N
     show(_method_table(inspection))
     click.echo("A token-pass is one token read by the model; ranges go from the average label to")
     click.echo("the worst. Further forwards wait for each other, which small models feel most.\n")
+    chosen, device = measured.choice, {"cpu": "a CPU"}.get(measured.device, "a GPU")
+    _say(f"Method auto on {device}: {chosen.method} for labels alone ({chosen.reason}); exact for all probabilities.")
+    click.echo()
     if top:
-        show(_label_table(inspection, encoder, top))
+        show(_label_table(inspection, names, top))
         click.echo("fed: tokens to feed until no other label is possible; forced: tokens without a")
         click.echo("choice; begin alike: labels with this first token.\n")
     for suggestion in measured.suggestions:
-        click.echo(textwrap.fill(suggestion, 80, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False))
+        _say(suggestion, "- ")
+
+
+def _say(sentence: str, bullet: str = "") -> None:
+    indent = " " * len(bullet)
+    click.echo(textwrap.fill(sentence, 80, initial_indent=bullet, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def _method_table(inspection: Inspection) -> Any:
@@ -211,10 +247,10 @@ def _method_table(inspection: Inspection) -> Any:
     return shown
 
 
-def _label_table(inspection: Inspection, encoder: Encoder, top: int) -> Any:
+def _label_table(inspection: Inspection, names: Sequence[str], top: int) -> Any:
     from rich.text import Text
 
-    names, costs = encoder.labels.names, inspection.answers
+    costs = inspection.answers
     order = sorted(range(len(names)), key=lambda at: (-costs[at].fed, -costs[at].tokens, at))[:top]
     sharing = {label: len(group) for group in inspection.collisions for label in group}
     title = f"The {len(order)} costliest of {len(names)} labels" if len(order) < len(names) else "Labels"
@@ -229,8 +265,8 @@ def _label_table(inspection: Inspection, encoder: Encoder, top: int) -> Any:
 
 
 def _as_json(measured: _Measured, encoder: Encoder) -> dict[str, Any]:
-    inspection, names = measured.inspection, encoder.labels.names
-    answers = zip(names, encoder.answers, inspection.answers, strict=True)
+    inspection, labels, names = measured.inspection, encoder.labels.names, encoder.spellings
+    answers = zip(encoder.answer_labels, names, encoder.answers, inspection.answers, strict=True)
     return {
         "tokenizer": measured.whose,
         "template": encoder.template.name,
@@ -246,12 +282,14 @@ def _as_json(measured: _Measured, encoder: Encoder) -> dict[str, Any]:
         "token_passes_per_row": {method: asdict(cost) for method, cost in inspection.costs.items()},
         "labels": [
             {
-                "label": name,
+                "label": labels[label],
+                "answer": name,
                 **asdict(cost),
                 "pieces": [name] if encoder.head else [str(encoder.tokenizer.decode([token])) for token in answer],
             }
-            for name, answer, cost in answers
+            for label, name, answer, cost in answers
         ],
+        "auto": {"device": measured.device, **asdict(measured.choice)},
         "prefixes_of_others": {names[at]: [names[b] for b in more] for at, more in inspection.continued.items()},
         "first_token_collisions": [[names[at] for at in group] for group in inspection.collisions],
         "suggestions": measured.suggestions,

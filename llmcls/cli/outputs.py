@@ -30,6 +30,9 @@ from llmcls.data.inputs import BadRow
 from llmcls.errors import LlmclsError
 from llmcls.progress import Reporter
 
+FIGURES = {"probability": ".3f", "margin": ".3f", "label_mass": ".3g"}
+"""Columns that a table on the terminal shows beside the label, and how."""
+
 SAVE_EVERY = 1.0
 """Seconds between two saves at least: a save waits for the disk."""
 
@@ -69,7 +72,8 @@ class TableOutput(StandardOutput):
 
     def begin(self, columns: Sequence[str], **_: object) -> Tally:
         """Make the table."""
-        self._table = table("", "text", "predicted", "probability")
+        self._figures = [name for name in FIGURES if name in columns]
+        self._table = table("", "text", "predicted", *self._figures)
         return Tally()
 
     def add(self, rows: Iterable[Mapping[str, Any]], bad: Sequence[BadRow], tally: Tally) -> None:
@@ -77,8 +81,8 @@ class TableOutput(StandardOutput):
         from rich.text import Text
 
         for row in rows:
-            probability = f"{row['probability']:.3f}"
-            self._table.add_row(Text(row["text"]), Text(row["predicted"], style="bold"), probability)
+            values = (format(row[name], FIGURES[name]) for name in self._figures)
+            self._table.add_row(Text(row["text"]), Text(row["predicted"], style="bold"), *values)
 
     def finish(self, tally: Tally) -> None:
         """Show it."""

@@ -20,11 +20,13 @@ from llmcls.cli.outputs import FileOutput, StandardOutput, TableOutput
 from llmcls.cli.predictions import Input, Tally, predict_batches, rows_at_once, warm_up
 from llmcls.cli.shared import (
     QUANTIZATIONS,
+    change_prediction,
     column_options,
     gather_settings,
     output_options,
     settings_options,
     start,
+    threshold_options,
 )
 from llmcls.errors import LlmclsError
 from llmcls.processes import join_processes
@@ -60,6 +62,8 @@ METHODS = click.Choice(get_args(PredictionSettings.model_fields["method"].annota
 @click.option("--quantization", type=QUANTIZATIONS, help="How base weights are stored.")
 @click.option("--probabilities", "all_probabilities", is_flag=True, help="Add one column per label: p(LABEL).")
 @click.option("--label-mass", is_flag=True, help="Add how probable any valid label is; low: a text unlike the labels.")
+@click.option("--margin", is_flag=True, help="Add by how much the label beats every other one, in nats; 0: a tie.")
+@threshold_options
 @column_options
 @settings_options
 @output_options
@@ -77,6 +81,9 @@ def command(
     quantization: str | None,
     all_probabilities: bool,
     label_mass: bool,
+    margin: bool,
+    min_probability: float | None,
+    min_label_mass: float | None,
     text_columns: tuple[str, ...],
     label_column: str | None,
     files: tuple[str, ...],
@@ -94,6 +101,9 @@ def command(
     Files may have any size. A row that cannot be used is left out of FILE and listed in FILE.errors.csv, with its
     place, what is wrong with it, and the row itself. Until all rows are predicted, FILE is called FILE.partial; the
     same command goes on with it after an interruption.
+
+    A row below a threshold (--min-probability, --min-label-mass) gets "no answer" (prediction.no_answer) instead of a
+    label, with the probability of its best one.
     """
     if bool(texts) == bool(source):
         raise click.UsageError("Give either texts or --input FILE.")
@@ -101,7 +111,13 @@ def command(
         raise click.UsageError("Give --run DIR, or --labels A,B,C with a --base-model M (default: nano).")
     if run_path and labels:
         raise click.UsageError("--labels is for zero-shot prediction; a run has its own labels.")
-    settings = gather_settings(files, assignments, prediction__method=method)
+    settings = gather_settings(
+        files,
+        assignments,
+        prediction__method=method,
+        prediction__min_probability=min_probability,
+        prediction__min_label_mass=min_label_mass,
+    )
     reporter = start(quiet, as_json)
     processes = join_processes()
     if processes and source == "-":
@@ -129,7 +145,8 @@ def command(
             classifier = _zero_shot(base_model, labels or "", template, quantization, settings)
         classifier = replace(classifier, processes=processes)
         reporter.say(f"Predicting with {run_path or classifier.base.name}: {classifier.formats.describe()}")
-        added = _added_columns(classifier, all_probabilities, label_mass)
+        label_mass = label_mass or classifier.prediction.min_label_mass > 0
+        added = _added_columns(classifier, all_probabilities, label_mass, margin)
         if replaced := [name for name in given.columns if name in added]:
             reporter.warn(f"the input has columns that are replaced in the output: {', '.join(replaced)}.")
         header = [name for name in given.columns if name not in added] + added
@@ -144,15 +161,26 @@ def command(
         done, begun = tally.rows, time.monotonic()
         with bar.track("Predicting", given.count() if bar.draws_bars else None, done) as advance:
             for batch in predict_batches(
-                given.rows(done), classifier, size=rows_at_once(classifier), label_mass=label_mass, advance=advance
+                given.rows(done),
+                classifier,
+                size=rows_at_once(classifier),
+                label_mass=label_mass,
+                probabilities=all_probabilities or margin,  # a search knows but a lower bound of the margin
+                advance=advance,
             ):
                 tally = tally.plus(batch)
-                rows = (_row(values, found, classifier, all_probabilities) for values, found in batch.results)
+                rows = (_row(values, found, classifier, all_probabilities, margin) for values, found in batch.results)
                 written.add(rows, batch.bad, tally)
         written.finish(tally)
     if not texts:
         speed = (tally.rows - done) / max(time.monotonic() - begun, 1e-9)
         reporter.say(f"Predicted {tally.predicted:,} of {tally.rows:,} rows, {speed:,.1f} rows/s.")
+    if tally.ties:
+        reporter.say(
+            f"{tally.ties:,} of {tally.predicted:,} rows {'is a near-tie' if tally.ties == 1 else 'are near-ties'} "
+            f"(margin below {classifier.tie_tolerance:g}): another batch size or device may turn the label round; "
+            "--margin shows which."
+        )
     _report_bad_rows(tally, written.listing, reporter)
 
 
@@ -204,7 +232,7 @@ def _prediction_settings(run: Run, given: Settings) -> PredictionSettings:
             f"A run keeps the settings it was trained with, so {', '.join(ignored)} cannot be changed now; "
             "only prediction.*, and --base-model, --quantization and --template."
         )
-    return run.settings.prediction.model_copy(update=wanted)
+    return change_prediction(run, **wanted)
 
 
 def _look_up(tree: Mapping[str, Any], key: str) -> Any:
@@ -238,9 +266,11 @@ def _open(texts: tuple[str, ...], source: str | None, text_columns: Sequence[str
 
 
 def _row(
-    values: Mapping[str, Any], prediction: Prediction, classifier: Classifier, all_probabilities: bool
+    values: Mapping[str, Any], prediction: Prediction, classifier: Classifier, all_probabilities: bool, margin: bool
 ) -> dict[str, Any]:
     row = {**values, "predicted": prediction.label, "probability": round(prediction.probability, 6)}
+    if margin:
+        row["margin"] = round(prediction.margin, 6)
     if prediction.label_mass is not None:
         row["label_mass"] = float(f"{prediction.label_mass:.6g}")
     if all_probabilities:
@@ -249,8 +279,8 @@ def _row(
     return row
 
 
-def _added_columns(classifier: Classifier, all_probabilities: bool, label_mass: bool) -> list[str]:
-    added = ["predicted", "probability", *(["label_mass"] if label_mass else [])]
+def _added_columns(classifier: Classifier, all_probabilities: bool, label_mass: bool, margin: bool) -> list[str]:
+    added = ["predicted", "probability", *(["margin"] if margin else []), *(["label_mass"] if label_mass else [])]
     return added + [f"p({name})" for name in classifier.classes_] if all_probabilities else added
 
 

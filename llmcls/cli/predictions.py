@@ -53,11 +53,13 @@ class Tally:
         rows: rows read, usable or not.
         bad: those without a prediction.
         first_problem: what is wrong with the first of these.
+        ties: rows whose label rounding may have decided.
     """
 
     rows: int = 0
     bad: int = 0
     first_problem: str = ""
+    ties: int = 0
 
     @property
     def predicted(self) -> int:
@@ -67,7 +69,8 @@ class Tally:
     def plus(self, batch: Batch) -> Tally:
         """The tally after one more batch."""
         first = self.first_problem or (str(batch.bad[0]) if batch.bad else "")
-        return Tally(self.rows + len(batch.results) + len(batch.bad), self.bad + len(batch.bad), first)
+        ties = self.ties + sum(prediction.tie for _, prediction in batch.results)
+        return Tally(self.rows + len(batch.results) + len(batch.bad), self.bad + len(batch.bad), first, ties)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,7 @@ def predict_batches(
     *,
     size: int,
     label_mass: bool = False,
+    probabilities: bool = True,
     advance: Advance | None = None,
 ) -> Iterator[Batch]:
     """Predict rows in batches of `size` input rows; a row that cannot be predicted never stops the others.
@@ -164,7 +168,7 @@ def predict_batches(
         rows: the input; a row without text is a bad one, unless the template shows other columns as well.
         classifier: predicts; several processes must all be given the same rows.
         size: rows of a batch.
-        label_mass: see `Classifier.stream`.
+        label_mass, probabilities: see `Classifier.stream`.
         advance: called with the numbers of rows done, about.
 
     Raises:
@@ -174,6 +178,11 @@ def predict_batches(
     advance = advance or (lambda _rows: None)
     share = _scaled(advance, classifier.processes.size if classifier.processes else 1)
     some_predicted = False
+
+    def predict(good: Mapping[int, GoodRow]) -> list[Prediction]:
+        examples = [row.example for row in good.values()]
+        return list(classifier.stream(examples, label_mass=label_mass, probabilities=probabilities, advance=share))
+
     rows = iter(rows)
     while chunk := list(islice(rows, size)):
         bad = {place: row for place, row in enumerate(chunk) if isinstance(row, BadRow)}
@@ -184,14 +193,14 @@ def predict_batches(
             good = {place: row for place, row in good.items() if place not in bad}
         advance(len(bad))
         try:
-            found = list(classifier.stream(_examples(good), label_mass=label_mass, advance=share))
+            found = predict(good)
         except LlmclsError:
             reasons = _why_not_encoded(good, classifier.encoder)
             if not reasons or (len(reasons) == len(good) and not some_predicted):
                 raise
             bad |= {place: _set_aside(good[place], reason) for place, reason in reasons.items()}
             good = {place: row for place, row in good.items() if place not in reasons}
-            found = list(classifier.stream(_examples(good), label_mass=label_mass, advance=share))
+            found = predict(good)
         some_predicted = some_predicted or bool(good)
         values = [row.values for row in good.values()]
         yield Batch(list(zip(values, found, strict=True)), [bad[place] for place in sorted(bad)])
@@ -234,10 +243,6 @@ class RowWriter:
                 )
                 self._warn = None
             self._csv.writerow(row)
-
-
-def _examples(rows: Mapping[int, GoodRow]) -> list[Example]:
-    return [row.example for row in rows.values()]
 
 
 def _set_aside(row: GoodRow, problem: str) -> BadRow:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from llmcls.progress import Reporter
-from llmcls.settings import Settings, load_settings
+from llmcls.settings import PredictionSettings, Settings, load_settings, make_settings
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from llmcls.training.run import Run
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,6 +57,25 @@ def settings_options(function: F) -> F:
     return click.option(
         "--config", "files", metavar="FILE", multiple=True, help="YAML file with settings (`llmcls config init`)."
     )(function)
+
+
+def threshold_options(function: F) -> F:
+    """`--min-probability` and `--min-label-mass`."""
+    for name, of in (("--min-label-mass", "any label at all"), ("--min-probability", "its best label")):
+        function = click.option(
+            name, type=click.FloatRange(0, 1), help=f"Answer no row for which {of} is less probable than this."
+        )(function)
+    return function
+
+
+def change_prediction(run: Run, **changes: Any) -> PredictionSettings:
+    """The run's way of predicting with some of its settings changed; None leaves one as it is.
+
+    Raises:
+        LlmclsError: for settings that contradict each other.
+    """
+    wanted = {name: value for name, value in changes.items() if value is not None}
+    return make_settings({"prediction": {**run.settings.prediction.model_dump(), **wanted}}).prediction
 
 
 def gather_settings(files: Sequence[str], assignments: Sequence[str], **options: Any) -> Settings:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from numbers import Integral, Real
 from typing import Any
@@ -23,7 +23,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def make_examples(
-    table: Table, columns: Columns, *, require_labels: bool, known_labels: Collection[str] | None = None
+    table: Table,
+    columns: Columns,
+    *,
+    require_labels: bool,
+    known_labels: Collection[str] | None = None,
+    spellings: Mapping[str, str] | None = None,
 ) -> tuple[list[Example], list[str]]:
     """All examples of a table, and all problems, each `source: sentence`.
 
@@ -32,10 +37,12 @@ def make_examples(
         columns: which columns hold text and label.
         require_labels: whether a row without label, or without any text, is a problem; False for prediction.
         known_labels: the labels that may occur; None while they are being learnt from this table.
+        spellings: aliases of labels, each with the label that it counts as.
     """
     examples: list[Example] = []
     problems: list[str] = []
-    for made in iterate_examples(table, columns, require_labels=require_labels, known_labels=known_labels):
+    make = example_maker(table, columns, require_labels=require_labels, known_labels=known_labels, spellings=spellings)
+    for made in map(make, table.rows):
         if isinstance(made, Example):
             examples.append(made)
         else:
@@ -43,20 +50,19 @@ def make_examples(
     return examples, problems
 
 
-def iterate_examples(
-    table: Table, columns: Columns, *, require_labels: bool, known_labels: Collection[str] | None = None
-) -> Iterator[Example | str]:
-    """As `make_examples`, one row at a time in the order of the table: an example, or the row's problem."""
-    make = example_maker(table, columns, require_labels=require_labels, known_labels=known_labels)
-    return map(make, table.rows)
-
-
 def example_maker(
-    table: Table, columns: Columns, *, require_labels: bool, known_labels: Collection[str] | None = None
+    table: Table,
+    columns: Columns,
+    *,
+    require_labels: bool,
+    known_labels: Collection[str] | None = None,
+    spellings: Mapping[str, str] | None = None,
 ) -> Callable[[Row], Example | str]:
     """The function that turns one row of this table into an example, or into its problem."""
     others = [name for name in table.columns if name not in columns.text and name != columns.label]
     class_names = class_names_of(table, columns)
+    known = None if known_labels is None else frozenset(known_labels)
+    spellings = spellings or {}
 
     @cache
     def unknown_label(label: str) -> str:
@@ -70,6 +76,7 @@ def example_maker(
         try:
             text = join_texts([as_text(row.values.get(name), name) for name in columns.text])
             label = None if columns.label is None else name_label(row.values.get(columns.label), class_names)
+            label = spellings.get(label, label) if label else label
             fields = {name: as_field(row.values.get(name)) for name in others}
         except ValueError as error:
             return f"{row.source}: {error}"
@@ -77,7 +84,7 @@ def example_maker(
             wrong = [] if text.strip() else ["the row has no text"]
             if label is None:
                 wrong.append("the label is missing")
-            elif known_labels is not None and label not in known_labels:
+            elif known is not None and label not in known:
                 wrong.append(unknown_label(label))
             if wrong:
                 return f"{row.source}: {' and '.join(wrong)}"

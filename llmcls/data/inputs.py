@@ -127,7 +127,9 @@ def load_labelled(
     where = describe(data)
     table = _one_table(data, split, catalog)
     columns = choose_columns(table.columns, text=text_columns, label=label_column, where=where)
-    examples, problems = make_examples(table, columns, require_labels=True, known_labels=labels.names)
+    examples, problems = make_examples(
+        table, columns, require_labels=True, known_labels=labels.names, spellings=labels.spellings
+    )
     if problems:
         raise LlmclsError(several(problems, f"{where} cannot be used"))
     if not examples:

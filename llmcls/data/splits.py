@@ -76,6 +76,7 @@ def load_data(
     text_columns: Sequence[str] = (),
     label_column: str | None = None,
     labels: LabelSet | Sequence[str] | None = None,
+    aliases: Mapping[str, Sequence[str]] | None = None,
     validation_size: float = 0.1,
     test_size: float = 0.0,
     seed: int = 42,
@@ -89,6 +90,7 @@ def load_data(
         text_columns: the columns that hold the text, joined in this order; empty to guess one.
         label_column: the column that holds the label; None to guess.
         labels: the label set; None to take it from the data.
+        aliases: other spellings of labels, each of which counts as its label.
         validation_size: the share of train that becomes validation where there is no such split; 0 for none.
         test_size: the same for test, cut first; with 0 evaluation falls on validation.
         seed: decides every cut and every cap.
@@ -111,8 +113,8 @@ def load_data(
     notes = _guess_notes(columns, text_columns, label_column)
     if ignored := [name for name in tables if name not in SPLITS]:
         notes.append(f"splits that are not used: {', '.join(ignored)}")
-    given = labels if isinstance(labels, LabelSet) or labels is None else LabelSet.from_names(labels)
-    splits, label_set = _read_splits(tables, columns, given, where, notes)
+    given = labels if isinstance(labels, LabelSet) or labels is None else LabelSet.from_names(labels, aliases=aliases)
+    splits, label_set = _read_splits(tables, columns, given, aliases or {}, where, notes)
     notes += _cut_missing(splits, validation_size, test_size, seed)
     for split, limit in (max_per_class or {}).items():
         before = len(splits[split])
@@ -152,11 +154,17 @@ def _guess_notes(columns: Columns, text_columns: Sequence[str], label_column: st
 
 
 def _read_splits(
-    tables: Mapping[str, Table], columns: Columns, given: LabelSet | None, where: str, notes: list[str]
+    tables: Mapping[str, Table],
+    columns: Columns,
+    given: LabelSet | None,
+    aliases: Mapping[str, Sequence[str]],
+    where: str,
+    notes: list[str],
 ) -> tuple[dict[str, list[Example]], LabelSet]:
     """Make the examples of all splits, and the label set; train first, since its labels bind the others."""
     splits: dict[str, list[Example]] = {split: [] for split in SPLITS}
     problems: list[str] = []
+    spellings = given.spellings if given else {alias: name for name, others in aliases.items() for alias in others}
     known: Sequence[str] | None = given.names if given is not None else None
     for split in SPLITS:
         if split not in tables:
@@ -169,7 +177,9 @@ def _read_splits(
         unlabelled = split != "train" and columns.label not in table.columns
         found: list[str] = []
         if not unlabelled:
-            splits[split], found = make_examples(table, columns, require_labels=True, known_labels=known)
+            splits[split], found = make_examples(
+                table, columns, require_labels=True, known_labels=known, spellings=spellings
+            )
             unlabelled = split != "train" and not splits[split] and _all_unlabelled(found)
         if unlabelled:
             message = f"{split}: no row has a label, so this split is left out"
@@ -180,13 +190,14 @@ def _read_splits(
             problems.append(f"{split}: there are no rows, only column names")
         problems += found
         if split == "train" and given is None:
-            known = class_names_of(table, columns) or sorted({str(example.label) for example in splits[split]}) or None
+            names = [name for name in class_names_of(table, columns) if spellings.get(name, name) == name]
+            known = names or sorted({str(example.label) for example in splits[split]}) or None
     if problems:
         raise LlmclsError(several(problems, f"{where} cannot be used"))
     if given is not None:
         return splits, given
     try:
-        return splits, LabelSet.from_names(known or ())
+        return splits, LabelSet.from_names(known or (), aliases=aliases)
     except LlmclsError as error:
         raise LlmclsError(f"In {where}, column '{columns.label}': {error}") from error
 

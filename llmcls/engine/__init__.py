@@ -6,6 +6,7 @@
 It knows tokens only: no prompts' text, no templates, no settings.
 """
 
+from llmcls.engine.choice import AutoScorer
 from llmcls.engine.decoder import supports_packing
 from llmcls.engine.objectives import Objective, packed_batch, packed_loss, padded_batch, padded_loss
 from llmcls.engine.packed import PackedScorer
@@ -17,6 +18,7 @@ from llmcls.engine.search import SearchScorer
 from llmcls.engine.trie import LabelTrie, TrieStatistics
 
 __all__ = [
+    "AutoScorer",
     "LabelConstraintLogitsProcessor",
     "LabelScores",
     "LabelTrie",

@@ -86,7 +86,7 @@ class MethodCost:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """All that `inspect_answers` found; labels are positions in the answers given.
+    """All that `inspect_answers` found; labels are positions in the answers given, where aliases have their own.
 
     Attributes:
         shape: the prompts it was computed for.
@@ -116,7 +116,7 @@ def inspect_answers(answers: Sequence[Sequence[int]] | LabelTrie, shape: PromptS
     trie = answers if isinstance(answers, LabelTrie) else LabelTrie(answers)
     statistics = trie.statistics
     mass, choices = int((trie.degree[1:] > 0).sum()), int((trie.degree[1:] > 1).sum())
-    costs_of = _answer_costs(trie)
+    costs_of = answer_costs(trie)
     fed, rounds = [cost.fed for cost in costs_of], max(cost.rounds for cost in costs_of)
     said = [cost.tokens - 1 for cost in costs_of]  # the last token is an output only
     read = shape.prefix / shape.rows + shape.own
@@ -154,12 +154,14 @@ def suggest(inspection: Inspection, names: Sequence[str], room: int | None = Non
         alike = f" The largest group of {len(groups)}: {_shown(groups[0], 3)}." if groups else ""
         said.append(
             f"{statistics.fed / exact:.0%} of a row's cost are {statistics.fed} label tokens, fed because labels begin "
-            f"alike.{alike} Labels that differ in their first token feed none: put the telling word first."
+            f"alike.{alike} Labels that differ in their first token feed none: put the telling word first, or train "
+            "with prompt.verbalizer=code, which answers with one token a label."
         )
     if statistics.fed > shape.own and least < (1 - WORTH_SAYING) * exact:
         said.append(
-            f"A row feeds more label tokens ({statistics.fed}) than tokens of its own ({shape.own:.0f}): --method "
-            f"best-first finds the same label from {least:.0f} token-passes a row on, but not all probabilities."
+            f"A row feeds more label tokens ({statistics.fed}) than tokens of its own ({shape.own:.0f}): best-first "
+            f"finds the same label from {least:.0f} token-passes a row on, but not all probabilities; do without "
+            "--probabilities and --label-mass where the label is enough."
         )
     if not statistics.fed:
         said.append("Every label has a first token of its own: all probabilities cost no more than reading the text.")
@@ -180,7 +182,7 @@ def suggest(inspection: Inspection, names: Sequence[str], room: int | None = Non
     return said
 
 
-def _answer_costs(trie: LabelTrie) -> tuple[AnswerCost, ...]:
+def answer_costs(trie: LabelTrie) -> tuple[AnswerCost, ...]:
     """Walk the trie once, parents before children, counting what lies above each node."""
     # Tokens to the last choice at or above a node, and the choices below the root at or above it.
     fed, rounds, forced = (np.zeros(trie.size, dtype=np.int64) for _ in range(3))
@@ -196,10 +198,10 @@ def _answer_costs(trie: LabelTrie) -> tuple[AnswerCost, ...]:
     )
 
 
-def _labels_below(trie: LabelTrie, ends: Ints, node: int) -> list[int]:
-    """Labels in the subtree of a node, in the order given to the trie; `ends` are all leaves, ascending."""
+def _answers_below(trie: LabelTrie, ends: Ints, node: int) -> list[int]:
+    """Answers in the subtree of a node, in the order given to the trie; `ends` are all leaves, ascending."""
     low, high = np.searchsorted(ends, [node, trie.exit[node]])
-    return sorted(int(label) for label in trie.label[ends[low:high]])
+    return sorted(int(answer) for answer in trie.answer[ends[low:high]])
 
 
 def _continued(trie: LabelTrie) -> dict[int, tuple[int, ...]]:
@@ -209,7 +211,7 @@ def _continued(trie: LabelTrie) -> dict[int, tuple[int, ...]]:
         stem = int(trie.parent[leaf])
         if stem > 0 and trie.degree[stem] > 1:
             # Whoever stops here as well, by another end token, continues nothing.
-            others = [b for b in _labels_below(trie, ends, stem) if len(trie.answers[b]) > len(trie.answers[label])]
+            others = [b for b in _answers_below(trie, ends, stem) if len(trie.answers[b]) > len(trie.answers[label])]
             if others:
                 found[label] = tuple(others)
     return found
@@ -217,7 +219,7 @@ def _continued(trie: LabelTrie) -> dict[int, tuple[int, ...]]:
 
 def _collisions(trie: LabelTrie) -> tuple[tuple[int, ...], ...]:
     ends = np.sort(trie.leaf)
-    groups = [tuple(_labels_below(trie, ends, int(node))) for node in trie.children(0)]
+    groups = [tuple(_answers_below(trie, ends, int(node))) for node in trie.children(0)]
     return tuple(sorted((group for group in groups if len(group) > 1), key=lambda group: (-len(group), group)))
 
 

@@ -30,13 +30,15 @@ Batch = dict[str, torch.Tensor]
 class Objective:
     """What the model learns at the label positions.
 
-    Let row i have the answer y_1 ... y_n (end token included), class weight w_i, and let ce(k) be the cross-entropy
-    of y_k at its position (label smoothing e as in torch: target 1 - e + e/K on y_k, e/K on the other K - 1 choices).
+    Let row i have the answer y_1 ... y_n (end token included; the label's own where it has aliases), class weight w_i,
+    and let ce(k) be the cross-entropy of y_k at its position (label smoothing e as in torch: target 1 - e + e/K on y_k,
+    e/K on the other K - 1 choices).
 
     Attributes:
         name: `sft`: the choices are the whole vocabulary, at every answer token.
             `label`: the choices are the tokens by which some label continues (the trie's children), at branch points
-            only; without smoothing `sum_k ce(k) = -local[i, label_i]`, the distribution that prediction decodes.
+            only; without smoothing `sum_k ce(k) = -local[i, label_i]`, the distribution that prediction decodes; with
+            aliases an upper bound of it, since prediction adds their probabilities to that of the label's own answer.
         normalization: of `sft`; `example`: `sum_i w_i (1/n_i) sum_k ce(k) / sum_i w_i`, long labels do not outweigh
             short ones; `token`: `sum_i w_i sum_k ce(k) / sum_i w_i n_i`, as TRL does. `label` is always
             `sum_i w_i sum_k ce(k) / sum_i w_i`.

@@ -40,7 +40,7 @@ class PackedScorer:
 
     Args:
         model: a causal LM that `supports_packing`.
-        answers: tokenised answers, one per label, end token included; or a ready `LabelTrie`.
+        answers: tokenised answers, one per label, end token included; or a ready `LabelTrie`, which may have aliases.
         pack_tokens: tokens per forward; None chooses for the device.
 
     Raises:
@@ -76,8 +76,8 @@ class PackedScorer:
         """
         rows = check_prompts(prompts)
         if not rows:
-            empty = torch.empty(0, len(self.trie))
-            return LabelScores.from_exact(empty, empty if want_global else None, 0)
+            empty = torch.empty(0, len(self.trie.answers))
+            return LabelScores.from_exact(empty, empty if want_global else None, 0, self.trie)
         plan = self._plan(want_global)
         with torch.no_grad(), evaluating(self.model):
             prefix = self.prefixes.prepare(rows)
@@ -96,7 +96,7 @@ class PackedScorer:
                     progress(finished - done)
                 done = finished
             local, global_ = edges.result()
-        return LabelScores.from_exact(local, global_, len(plan.branch.tokens))
+        return LabelScores.from_exact(local, global_, len(plan.branch.tokens), self.trie)
 
     def _plan(self, full: bool) -> ScoringPlan:
         if full not in self._plans:
@@ -124,7 +124,7 @@ class EdgeScorer:
             self._add_block(hidden[part], row[part], scored[part])
 
     def result(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(rows, labels) `local` and, if asked for, `global`."""
+        """(rows, answers) `local` and, if asked for, `global`."""
         accumulate = self._plan.accumulate
         return accumulate(self._local), None if self._global is None else accumulate(self._global)
 

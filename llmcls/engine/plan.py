@@ -2,7 +2,7 @@
 
     plan = ScoringPlan.for_trie(trie, full=False)
     plan.branch.tokens           # the trie tokens to lay out after each row's own tokens
-    plan.accumulate(edges)       # (rows, edges) choice log-probabilities -> (rows, labels)
+    plan.accumulate(edges)       # (rows, edges) choice log-probabilities -> (rows, answers)
 
 A *scored* node is one whose next-token distribution is needed; an *edge* is one of its children. For `local`
 only branching nodes are scored, for `global` every node that is not a leaf.
@@ -35,7 +35,7 @@ class ScoringPlan:
         tokens: (distinct,) the distinct edge tokens, ascending: the rows of the output head that are needed.
         edge_parent: (edges,) the edge through which the edge's scored node was reached, or -1.
         edge_levels: the edges by the number of choices before them, first level first.
-        label_edge: (labels,) the last edge on each label's path, or -1 (a single label has nothing to choose).
+        answer_edge: (answers,) the last edge on each answer's path, or -1 (a single answer has nothing to choose).
     """
 
     branch: Branch
@@ -45,7 +45,7 @@ class ScoringPlan:
     tokens: Ints
     edge_parent: Ints
     edge_levels: tuple[Ints, ...]
-    label_edge: Ints
+    answer_edge: Ints
 
     @classmethod
     def for_trie(cls, trie: LabelTrie, *, full: bool) -> ScoringPlan:
@@ -85,7 +85,7 @@ class ScoringPlan:
             tokens=tokens,
             edge_parent=edge_parent,
             edge_levels=tuple(edge_levels),
-            label_edge=last_edge[trie.leaf],
+            answer_edge=last_edge[trie.leaf],
         )
 
     @property
@@ -94,13 +94,13 @@ class ScoringPlan:
         return len(self.edge_column)
 
     def accumulate(self, choices: torch.Tensor) -> torch.Tensor:
-        """Sum the log-probabilities of the choices that lead to each label.
+        """Sum the log-probabilities of the choices that lead to each answer.
 
         Args:
             choices: (rows, edges) float32, `choices[i, e]` = log P(edge e | its scored node, row i).
 
         Returns:
-            (rows, labels) float32, the sum over the edges on each label's path.
+            (rows, answers) float32, the sum over the edges on each answer's path.
         """
         # The extra last column is what index -1 reads: nothing chosen yet.
         total = torch.cat([choices, choices.new_zeros(len(choices), 1)], dim=1)
@@ -108,5 +108,5 @@ class ScoringPlan:
             edges = torch.from_numpy(level).to(choices.device)
             parents = torch.from_numpy(self.edge_parent[level]).to(choices.device)
             total[:, edges] += total[:, parents]
-        last = np.where(self.label_edge < 0, self.edges, self.label_edge)
+        last = np.where(self.answer_edge < 0, self.edges, self.answer_edge)
         return total[:, torch.from_numpy(last).to(choices.device)]

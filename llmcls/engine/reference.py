@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
@@ -33,40 +34,39 @@ def reference_scores(
     batch_size: int = 8,
     progress: Callable[[int], None] | None = None,
 ) -> LabelScores:
-    """Score every label of every prompt by a forward over prompt and answer, padded on the right.
+    """Score every answer of every prompt by a forward over prompt and answer, padded on the right.
 
     Args:
         model: any Hugging Face causal LM.
         prompts: token ids, each prompt at least one token.
-        answers: tokenised answers, end token included.
+        answers: tokenised answers, end token included; or a ready `LabelTrie`.
         want_global: also return `global_` and `label_mass`; free here.
-        batch_size: labels per forward; all belong to one prompt.
+        batch_size: answers per forward; all belong to one prompt.
         progress: called with the number of rows finished since its last call.
     """
     trie = answers if isinstance(answers, LabelTrie) else LabelTrie(answers)
     rows = check_prompts(prompts)
-    local = torch.zeros(len(rows), len(trie))
-    global_ = torch.zeros(len(rows), len(trie))
-    fed = sum(len(answer) - 1 for answer in trie.answers)
-    # The tokens by which some label continues each answer, at each of its places.
-    valid = [
-        [trie.token[trie.children(int(trie.parent[node]))].tolist() for node in trie.path(leaf)]
-        for leaf in map(int, trie.leaf)
-    ]
+    answers = trie.answers
+    local = torch.zeros(len(rows), len(answers))
+    global_ = torch.zeros(len(rows), len(answers))
+    fed = sum(len(answer) - 1 for answer in answers)
+    # The tokens by which some answer continues each node: one list a node, not one an answer (10,000 of 10,000).
+    following = {node: trie.token[trie.children(node)].tolist() for node in np.flatnonzero(trie.degree).tolist()}
+    valid = [[following[int(trie.parent[node])] for node in trie.path(leaf)] for leaf in map(int, trie.leaf)]
     with torch.no_grad(), evaluating(model):
         for row, prompt in enumerate(rows):
-            for start in range(0, len(trie), batch_size):
-                labels = range(start, min(start + batch_size, len(trie)))
-                logits = _answer_logits(model, prompt, [trie.answers[label] for label in labels])
-                for label, label_logits in zip(labels, logits, strict=True):
-                    for at, token in enumerate(trie.answers[label]):
-                        step = label_logits[at].float()
-                        global_[row, label] += step.log_softmax(0)[token].cpu()
-                        choice = valid[label][at].index(token)
-                        local[row, label] += step[valid[label][at]].log_softmax(0)[choice].cpu()
+            for start in range(0, len(answers), batch_size):
+                batch = range(start, min(start + batch_size, len(answers)))
+                logits = _answer_logits(model, prompt, [answers[number] for number in batch])
+                for number, answer_logits in zip(batch, logits, strict=True):
+                    for at, token in enumerate(answers[number]):
+                        step = answer_logits[at].float()
+                        global_[row, number] += step.log_softmax(0)[token].cpu()
+                        choice = valid[number][at].index(token)
+                        local[row, number] += step[valid[number][at]].log_softmax(0)[choice].cpu()
             if progress is not None:
                 progress(1)
-    return LabelScores.from_exact(local, global_ if want_global else None, fed)
+    return LabelScores.from_exact(local, global_ if want_global else None, fed, trie)
 
 
 def generate_labels(
@@ -92,6 +92,20 @@ def generate_labels(
         (rows,) int64 label indices.
     """
     trie = answers if isinstance(answers, LabelTrie) else LabelTrie(answers)
+    found = generate_answers(model, prompts, trie, pad_token_id=pad_token_id, batch_size=batch_size, progress=progress)
+    return torch.from_numpy(trie.labels)[found]
+
+
+def generate_answers(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    trie: LabelTrie,
+    *,
+    pad_token_id: int,
+    batch_size: int = 8,
+    progress: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """As `generate_labels`, but which of a label's spellings was generated: (rows,) int64 answer indices."""
     rows = check_prompts(prompts)
     # `generate` may stop at an answer's last token only where that token never stands inside another answer.
     ends = {answer[-1] for answer in trie.answers}
@@ -114,7 +128,7 @@ def generate_labels(
             output = model.generate(
                 input_ids=ids, attention_mask=mask, use_cache=True, logits_processor=LogitsProcessorList([processor])
             )
-            found += [_label_of(trie, tokens) for tokens in output[:, width:].tolist()]
+            found += [_answer_of(trie, tokens) for tokens in output[:, width:].tolist()]
             if progress is not None:
                 progress(len(batch))
     return torch.tensor(found, dtype=torch.int64)
@@ -138,13 +152,13 @@ def _answer_logits(model: Any, prompt: list[int], answers: Sequence[tuple[int, .
     return logits[:, -longest:]
 
 
-def _label_of(trie: LabelTrie, generated: Sequence[int]) -> int:
+def _answer_of(trie: LabelTrie, generated: Sequence[int]) -> int:
     node = 0
     for token in generated:
         node = trie.descend(node, token)
-        if trie.label[node] >= 0:
+        if trie.answer[node] >= 0:
             break
-    return int(trie.label[node])
+    return int(trie.answer[node])
 
 
 @contextmanager

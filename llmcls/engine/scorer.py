@@ -13,20 +13,26 @@ from typing import Any, Literal, Protocol, get_args
 
 import torch
 
+from llmcls.engine.choice import AutoScorer
 from llmcls.engine.decoder import has_head, supports_packing, vocabulary_size
 from llmcls.engine.packed import PackedScorer, check_vocabulary
-from llmcls.engine.reference import generate_labels, reference_scores
+from llmcls.engine.reference import generate_answers, reference_scores
 from llmcls.engine.scores import LabelScores
 from llmcls.engine.search import SearchScorer
 from llmcls.engine.trie import LabelTrie
 from llmcls.errors import LlmclsError, LlmclsWarning, unknown
 
-Method = Literal["exact", "greedy", "best-first", "generate", "reference"]
+Method = Literal["auto", "exact", "greedy", "best-first", "generate", "reference"]
 """`exact`: every label's probability, packed. `best-first`: the certified best label, visiting few labels.
-`greedy`: the label that constrained `generate()` gives, packed. `generate`: that `generate()` itself.
-`reference`: as `exact`, by one plain forward per row and label."""
+`auto`: the cheaper of these two for the prompts of each call. `greedy`: the label that constrained `generate()` gives,
+packed. `generate`: that `generate()` itself. `reference`: as `exact`, by one plain forward per row and label."""
 
-SLOW_EQUIVALENT: dict[str, Method] = {"exact": "reference", "best-first": "reference", "greedy": "generate"}
+SLOW_EQUIVALENT: dict[str, Method] = {
+    "auto": "reference",
+    "exact": "reference",
+    "best-first": "reference",
+    "greedy": "generate",
+}
 
 
 class Scorer(Protocol):
@@ -68,7 +74,7 @@ class ReferenceScorer:
 
 
 class GenerateScorer:
-    """`generate_labels` as a `Scorer`: predictions only, no probabilities."""
+    """`generate_answers` as a `Scorer`: predictions only, no probabilities."""
 
     def __init__(
         self,
@@ -89,10 +95,10 @@ class GenerateScorer:
         want_global: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> LabelScores:
-        """See `generate_labels`; `local` and `margin` are NaN."""
+        """See `generate_answers`; `local` and `margin` are NaN."""
         if want_global:
             raise LlmclsError("Method 'generate' computes no probabilities; use 'exact' for global scores.")
-        predicted = generate_labels(
+        found = generate_answers(
             self.model,
             prompts,
             self.trie,
@@ -102,10 +108,10 @@ class GenerateScorer:
         )
         lengths = torch.tensor([len(answer) - 1 for answer in self.trie.answers])
         return LabelScores(
-            local=torch.full((len(predicted), len(self.trie)), float("nan")),
-            predicted=predicted,
-            margin=torch.full((len(predicted),), float("nan")),
-            fed=lengths[predicted],
+            local=torch.full((len(found), len(self.trie)), float("nan")),
+            predicted=torch.from_numpy(self.trie.labels)[found],
+            margin=torch.full((len(found),), float("nan")),
+            fed=lengths[found],
         )
 
 
@@ -117,6 +123,7 @@ def make_scorer(
     pad_token_id: int,
     pack_tokens: int | None = None,
     batch_size: int = 8,
+    resolution: float = 0.0,
 ) -> Scorer:
     """Choose a scorer; where the model cannot take the packed mask, the slow one with the same answers.
 
@@ -127,6 +134,7 @@ def make_scorer(
         pad_token_id: padding of `generate`; no scores depend on it.
         pack_tokens: tokens per forward of the packed methods; None chooses for the device.
         batch_size: prompts (`generate`) or labels (`reference`) per forward of the slow methods.
+        resolution: margins below it are exact in `best-first`, too (see `TIE_TOLERANCE`).
 
     Raises:
         LlmclsError: for an unknown method, answers that are no label set, or `generate` with a classification head.
@@ -150,8 +158,13 @@ def make_scorer(
         method = slow
     if method == "exact":
         return PackedScorer(model, trie, pack_tokens=pack_tokens)
+    if method == "auto":
+        return AutoScorer(
+            PackedScorer(model, trie, pack_tokens=pack_tokens),
+            SearchScorer(model, trie, pack_tokens=pack_tokens, resolution=resolution),
+        )
     if method == "reference":
         return ReferenceScorer(model, trie, batch_size=batch_size)
     if method == "generate":
         return GenerateScorer(model, trie, pad_token_id=pad_token_id, batch_size=batch_size)
-    return SearchScorer(model, trie, method=method, pack_tokens=pack_tokens)
+    return SearchScorer(model, trie, method=method, pack_tokens=pack_tokens, resolution=resolution)

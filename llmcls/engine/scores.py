@@ -17,27 +17,49 @@ from llmcls.errors import LlmclsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llmcls.engine.trie import LabelTrie
+
+
+TIE_TOLERANCE = {torch.float32: 2e-4, torch.float16: 0.04, torch.bfloat16: 0.3}
+"""Margins, in nats, below which two labels are as good as equal, by the number format that the model computes in.
+
+Another batch, pack or kernel changes log-probabilities a little: scores agree with one plain forward per row and label
+to 1e-4 in float32 and to 0.15 in bfloat16 (8 bits of mantissa), which tests hold the engine to; float16 has 3 bits
+more, so an eighth of that. A margin is the difference of two scores: twice as much."""
+
+
+def tie_tolerance(dtype: torch.dtype, quantization: str = "none") -> float:
+    """The margin below which two labels count as tied.
+
+    4-bit weights are converted to `dtype` before anything is multiplied: they change what is computed, not how exactly.
+    8-bit layers round the activations as well, by columns that depend on the whole batch (LLM.int8()): with nano, packs
+    of another size move scores by 0.1, as in bfloat16.
+    """
+    return max(TIE_TOLERANCE[dtype], TIE_TOLERANCE[torch.bfloat16] if quantization == "8bit" else 0.0)
+
 
 @dataclass(frozen=True)
 class LabelScores:
     """Log-probabilities of labels given prompts, float32, on the CPU.
 
-    Write y = (y_1 ... y_n) for the answer tokens of label j, end token included, x_i for prompt i,
+    Write y = (y_1 ... y_n) for the tokens of an answer, end token included, x_i for prompt i,
     p(t | x, y_<k) for the model's softmax over the full vocabulary, and C(y_<k) for the tokens by which some
-    label continues y_<k (the children in the label trie).
+    answer continues y_<k (the children in the label trie). A label with aliases has several answers, which exclude
+    each other: its probability is the sum of theirs, in `local`, in `global_` and in `label_mass` alike.
 
     Attributes:
-        local: (rows, labels). `local[i, j] = sum_k log( p(y_k | x_i, y_<k) / sum_{t in C(y_<k)} p(t | x_i, y_<k) )`:
-            what constrained decoding samples from; `local.exp()` sums to 1 over labels. NaN where the method did
-            not compute it (`greedy`, `best-first` and `generate` look at a part of the labels only).
+        local: (rows, labels). `local[i, j] = log sum_y prod_k p(y_k | x_i, y_<k) / sum_{t in C(y_<k)} p(t | x_i, y_<k)`
+            over the answers y of label j (one, without aliases): what constrained decoding samples from;
+            `local.exp()` sums to 1 over labels. NaN where the method did not compute it (`greedy`, `best-first` and
+            `generate` look at a part of the labels only).
         predicted: (rows,) int64 label index: the argmax of `local` (the lowest index of equals) for `exact`,
             `reference` and `best-first`; the label that greedy decoding ends in for `greedy` and `generate`.
         margin: (rows,) `local` of the predicted label minus an upper bound of every other label's. Never negative
             where the prediction is certified as the argmax; a negative one says that greedy decoding may have
-            missed a better label; zero is a tie; NaN for `generate`; infinite for a single label.
+            missed a better label; zero is a tie (see `TIE_TOLERANCE`); NaN for `generate`; infinite for a single label.
         fed: (rows,) int64, label tokens that went through the model for each row, the prompt not counted.
-        global_: (rows, labels) or None. `global_[i, j] = sum_k log p(y_k | x_i, y_<k)` = log P(label j and its end
-            token | prompt i) under the full softmax, not renormalised.
+        global_: (rows, labels) or None. `global_[i, j] = log sum_y prod_k p(y_k | x_i, y_<k)` = log P(an answer of
+            label j and its end token | prompt i) under the full softmax, not renormalised.
         label_mass: (rows,) or None. `label_mass[i] = log sum_j exp(global_[i, j])` <= 0: how probable the
             unconstrained model finds any valid answer at all.
     """
@@ -61,10 +83,18 @@ class LabelScores:
                 )
 
     @classmethod
-    def from_exact(cls, local: torch.Tensor, global_: torch.Tensor | None, fed_per_row: int) -> LabelScores:
-        """Complete the scores of a method that knows every label."""
-        local = local.float().cpu()
-        global_ = None if global_ is None else global_.float().cpu()
+    def from_exact(
+        cls, local: torch.Tensor, global_: torch.Tensor | None, fed_per_row: int, trie: LabelTrie
+    ) -> LabelScores:
+        """Complete the scores of a method that knows every answer.
+
+        Args:
+            local, global_: (rows, answers), one column per answer of the trie.
+            fed_per_row: label tokens that went through the model.
+            trie: which answers are spellings of one label.
+        """
+        local = sum_spellings(local.float(), trie).cpu()
+        global_ = None if global_ is None else sum_spellings(global_.float(), trie).cpu()
         rows, labels = local.shape
         margin = torch.full((rows,), float("inf"))
         if labels > 1:
@@ -93,3 +123,15 @@ class LabelScores:
             if first.label_mass is None
             else torch.cat([p.label_mass for p in parts if p.label_mass is not None]),
         )
+
+
+def sum_spellings(values: torch.Tensor, trie: LabelTrie) -> torch.Tensor:
+    """Log-probabilities of answers (rows, answers) to those of labels (rows, labels): a log-sum-exp over spellings."""
+    if not trie.has_aliases:
+        return values
+    label = torch.from_numpy(trie.labels).to(values.device).expand(values.shape)
+    shape = (len(values), len(trie))
+    # Shifted by each label's largest term, or labels of probability 1e-40 would be lost among others.
+    largest = values.new_full(shape, float("-inf")).scatter_reduce(1, label, values, "amax").clamp(min=-1e30)
+    total = values.new_zeros(shape).scatter_add_(1, label, (values - largest.gather(1, label)).exp())
+    return total.log() + largest

@@ -3,15 +3,17 @@
     SearchScorer(model, answers, method="greedy").score(prompts).predicted       # what constrained generate() says
     SearchScorer(model, answers, method="best-first").score(prompts).margin      # >= 0: certified
 
-A label's `local` log-probability is a sum of terms <= 0, one per branch point, so the sum down to any node bounds
-every label below it from above. Best-first search (A* with a zero heuristic) expands the node with the highest bound;
-when a complete label comes out on top, no other can beat it. Greedy follows the best child only. Both feed the tokens
-of expanded nodes alone, all rows of a pack together, one round per expansion.
+An answer's `local` log-probability is a sum of terms <= 0, one per branch point, so the sum down to any node bounds
+every answer below it from above. Best-first search (A* with a zero heuristic) expands the node with the highest bound
+until one label's known probability beats all that any other label can still reach; see `RowSearch` for labels with
+several spellings. Greedy follows the best child only. Both feed the tokens of expanded nodes alone, all rows of a pack
+together, one round per expansion.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -27,7 +29,10 @@ from llmcls.engine.tree import Branch, RowForest, TreeChunk, check_prompts
 from llmcls.engine.trie import LabelTrie
 from llmcls.errors import LlmclsError
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.float64]
+
+EXACT = 1e-6
+"""Nats by which a bound may exceed what is known and count as known: what float32 scores cannot tell apart."""
 
 GROUP_TOKENS = 4096
 """Own tokens of the rows that are searched together; their keys and values are held until all have a label."""
@@ -41,6 +46,7 @@ class SearchScorer:
         answers: tokenised answers, end token included; or a ready `LabelTrie`.
         method: `best-first` (the certified argmax of `local`) or `greedy` (equal to constrained `generate()`).
         pack_tokens: tokens per forward; None chooses for the device.
+        resolution: margins below it are searched on until they are exact: how ties are told from near ones.
 
     Raises:
         LlmclsError: for answers that are no label set, or a model that cannot take the mask.
@@ -53,12 +59,14 @@ class SearchScorer:
         *,
         method: Literal["best-first", "greedy"] = "best-first",
         pack_tokens: int | None = None,
+        resolution: float = 0.0,
     ) -> None:
         if reason := supports_packing(model):
             raise LlmclsError(f"This model cannot be searched in packs because {reason}; use method 'generate'.")
         self.trie = answers if isinstance(answers, LabelTrie) else LabelTrie(answers)
         self.model = model
         self.method = method
+        self.resolution = resolution
         self.decoder = Decoder(model)
         check_vocabulary(self.trie, self.decoder.vocabulary)
         self.pack_tokens = choose_pack_tokens(pack_tokens, self.decoder.device)
@@ -79,7 +87,7 @@ class SearchScorer:
             raise LlmclsError(f"Method '{self.method}' does not visit all labels; use 'exact' for global scores.")
         rows = check_prompts(prompts)
         if not rows:
-            return LabelScores.from_exact(torch.empty(0, len(self.trie)), None, 0)
+            return LabelScores.from_exact(torch.empty(0, len(self.trie.answers)), None, 0, self.trie)
         parts = []
         with torch.no_grad(), evaluating(self.model):
             prefix = self.prefixes.prepare(rows)
@@ -95,7 +103,8 @@ class SearchScorer:
         # Every row reserves a place for each trie node, so that any of them can be fed later, in any order.
         nodes = Branch(trie.token[1:], trie.depth[1:], trie.exit[1:] - 1)
         forest = RowForest(own, [nodes] * len(own), shared)
-        searches = [RowSearch(trie, greedy=self.method == "greedy") for _ in own]
+        greedy = self.method == "greedy"
+        searches = [RowSearch(trie, greedy=greedy, resolution=self.resolution) for _ in own]
         roots = [forest.slice(int(start), int(start) + len(o)) for start, o in zip(forest.row_start, own, strict=False)]
         # Rows are read in small packs, which keeps the masks small, but searched all together, because a forward of
         # a few tokens costs nearly as much as one of many.
@@ -114,11 +123,8 @@ class SearchScorer:
             if not expanding:
                 break
             hidden = self._feed(state, [self._path(forest, searches[row], row, node) for row, node in expanding])
-        local = torch.full((len(own), len(trie)), float("nan"))
-        for row, search in enumerate(searches):
-            local[row, torch.from_numpy(np.concatenate(search.known))] = torch.from_numpy(np.concatenate(search.values))
         return LabelScores(
-            local=local,
+            local=torch.from_numpy(np.stack([search.local for search in searches])),
             predicted=torch.tensor([search.found for search in searches]),
             margin=torch.tensor([search.margin for search in searches], dtype=torch.float32),
             fed=torch.tensor([search.fed for search in searches]),
@@ -156,7 +162,7 @@ class SearchScorer:
             exit=self.trie.exit[path] + base,
         )
 
-    def _choices(self, hidden: torch.Tensor, nodes: list[int]) -> list[Floats]:
+    def _choices(self, hidden: torch.Tensor, nodes: list[int]) -> list[NDArray[np.float32]]:
         """Log-probabilities of each node's children, from the hidden states of the nodes."""
         if not nodes:
             return []
@@ -182,61 +188,136 @@ def consecutive(sizes: Sequence[int], limit: int) -> list[range]:
 class RowSearch:
     """One row's search: which node to expand next, and what is known when a label has been found.
 
+    Answers that were reached add to their label's known probability; open nodes hold the rest. With r_j answers of
+    label j not reached, b the highest bound of an open node and u the sum of all open nodes' bounds,
+
+        known_j  <=  P(label j)  <=  known_j + min(r_j b, u),
+
+    because every such answer lies below an open node, and what lies below different nodes excludes each other. Once
+    the best known label has what every other one can reach at most, it is the argmax; then its own other answers are
+    looked up, so that its probability is exact.
+
+    Args:
+        trie: the answers.
+        greedy: follow the best child only.
+        resolution: go on while the margin is below it and not exact.
+
     Attributes:
         found: the label, once `next_node` has returned None.
-        margin: its log-probability minus the best bound of all other labels.
         fed: trie tokens fed for this row.
-        known, values: arrays of labels whose log-probability is known, and these.
         expanded_from: for every node handed out, the expanded node above it.
     """
 
-    def __init__(self, trie: LabelTrie, *, greedy: bool) -> None:
+    def __init__(self, trie: LabelTrie, *, greedy: bool, resolution: float = 0.0) -> None:
         self._trie = trie
         self._greedy = greedy
+        self._resolution = resolution
         self.found = -1
-        self.margin = float("inf")
         self.fed = 0
-        self.known: list[NDArray[np.int64]] = []
-        self.values: list[Floats] = []
         self.expanded_from: dict[int, int] = {}
+        self._known: Floats = np.full(len(trie), -np.inf)
+        self._missing = trie.spellings.copy()
+        self._ceiling = float("-inf")  # what any other label than the one found can reach
         self._bound: dict[int, float] = {0: 0.0}
-        self._rest = float("-inf")
+        self._open = 0.0
         # (minus bound, expansion, rank among its children): of each expansion only the best child not yet taken.
         self._heap: list[tuple[float, int, int]] = []
         self._expansions: list[tuple[int, NDArray[np.int64], Floats]] = []
+        self._step: tuple[int, int, float] | None = None  # where greedy goes next
         if trie.degree[0] == 1:
-            self._push(0, trie.landing[:1], np.zeros(1, dtype=np.float32))
+            self._take_in(0, trie.landing[:1], np.zeros(1))
 
-    def expand(self, node: int, choices: Floats) -> None:
+    @property
+    def margin(self) -> float:
+        """Log-probability of the label found minus an upper bound of every other label's."""
+        return float(self._known[self.found]) - self._ceiling
+
+    @property
+    def local(self) -> NDArray[np.float32]:
+        """(labels,) log-probabilities, NaN where not all answers of a label were reached."""
+        return np.where(self._missing > 0, np.nan, self._known).astype(np.float32)
+
+    def expand(self, node: int, choices: NDArray[np.float32]) -> None:
         """Take in the log-probabilities of a node's children, given the node."""
-        children = self._trie.children(node)
-        bounds = choices + np.float32(self._bound[node])
-        order = np.argsort(-bounds, kind="stable")
-        if self._greedy:
-            self._rest = max(self._rest, float(bounds[order[1]]))
-            order = order[:1]
-        self._push(node, self._trie.landing[children[order]], bounds[order])
+        self._take_in(node, self._trie.landing[self._trie.children(node)], choices + np.float64(self._bound[node]))
 
     def next_node(self) -> int | None:
         """The node to expand next, or None when the label has been found."""
-        if self.found >= 0:
-            return None
+        if self._greedy:
+            return None if self._step is None else self._hand_out(*self._step)
+        if self.found < 0 and not self._decide():
+            return self._hand_out(*self._pop())
+        return self._complete()
+
+    def _take_in(self, node: int, targets: NDArray[np.int64], bounds: Floats) -> None:
+        """Children of `node`, each followed down its forced tokens: an answer becomes known, any other node open."""
+        labels = self._trie.label[targets]
+        ends = labels >= 0
+        np.logaddexp.at(self._known, labels[ends], bounds[ends])
+        np.subtract.at(self._missing, labels[ends], 1)
+        best = int(bounds.argmax())
+        order = np.flatnonzero(~ends)
+        order = order[np.argsort(-bounds[order], kind="stable")]
+        self._open += float(np.exp(bounds[order]).sum())
+        if self._greedy:
+            self._step = None if ends[best] else (node, int(targets[best]), float(bounds[best]))
+            order = order[order != best]
+        if len(order):
+            heapq.heappush(self._heap, (-float(bounds[order[0]]), len(self._expansions), 0))
+            self._expansions.append((node, targets[order], bounds[order]))
+        if self._greedy and ends[best]:
+            self.found = int(labels[best])
+            _, self._ceiling = self._others(self.found)
+
+    def _pop(self) -> tuple[int, int, float]:
+        """The open node with the highest bound: the expanded node above it, itself, its bound."""
         bound, expansion, rank = heapq.heappop(self._heap)
         above, targets, bounds = self._expansions[expansion]
         if rank + 1 < len(targets):
             heapq.heappush(self._heap, (-float(bounds[rank + 1]), expansion, rank + 1))
-        target = int(targets[rank])
-        if self._trie.label[target] >= 0:
-            self.found = int(self._trie.label[target])
-            self.margin = -bound - max(self._rest, -self._heap[0][0] if self._heap else float("-inf"))
-            return None
-        self.expanded_from[target] = above
-        self._bound[target] = -bound
-        return target
+        return above, int(targets[rank]), -bound
 
-    def _push(self, node: int, targets: NDArray[np.int64], bounds: Floats) -> None:
-        labels = self._trie.label[targets]
-        self.known.append(labels[labels >= 0])
-        self.values.append(bounds[labels >= 0])
-        heapq.heappush(self._heap, (-float(bounds[0]), len(self._expansions), 0))
-        self._expansions.append((node, targets, bounds))
+    def _hand_out(self, above: int, node: int, bound: float) -> int:
+        self.expanded_from[node] = above
+        self._bound[node] = bound
+        self._open -= math.exp(bound)
+        return node
+
+    def _decide(self) -> bool:
+        """Whether the best known label is certain; then it has been `found`."""
+        best = int(self._known.argmax())
+        if self._heap and self._known[best] < -self._heap[0][0]:
+            return False  # at once: what follows takes as long as there are labels
+        known, ceiling = self._others(best)
+        margin = self._known[best] - ceiling
+        if self._heap and (margin < 0 or (margin < self._resolution and ceiling - known > EXACT)):
+            return False
+        self.found, self._ceiling = best, ceiling
+        return True
+
+    def _others(self, label: int) -> tuple[float, float]:
+        """Of the labels but this one: the highest known log-probability, and the highest that any can reach."""
+        known = self._known.copy()
+        known[label] = -np.inf
+        if not self._heap:
+            return float(known.max()), float(known.max())
+        highest = math.exp(-self._heap[0][0])
+        reach = np.minimum(self._missing * highest, max(self._open, highest))
+        reach[label] = 0
+        with np.errstate(divide="ignore"):
+            return float(known.max()), float(np.logaddexp(known, np.log(reach)).max())
+
+    def _complete(self) -> int | None:
+        """The next node on the way to an answer of the found label that was not reached, or None."""
+        if not self._missing[self.found]:
+            return None
+        trie = self._trie
+        for leaf in trie.leaf[trie.labels == self.found]:
+            node = int(leaf)
+            while (above := int(trie.parent[node])) not in self._bound:
+                node = above
+            target = int(trie.landing[node])
+            if trie.label[target] < 0:
+                targets, bounds = next(found[1:] for found in self._expansions if found[0] == above)
+                return self._hand_out(above, target, float(bounds[targets == target][0]))
+        return None

@@ -1,6 +1,7 @@
 """The label trie: every answer as a path of tokens, in flat arrays that stay linear for 10,000 labels.
 
     trie = LabelTrie([[5, 7, 2], [5, 8, 2], [9, 2]])    # tokenised answers, end token included
+    trie = LabelTrie(answers, [0, 1, 2, 0])              # the fourth answer is another spelling of the first label
     trie.statistics                                      # nodes, branching, fed, forced
     trie.children(0)                                     # node ids below the root: one starts with 5, one with 9
 
@@ -29,7 +30,7 @@ class TrieStatistics:
     """What a label set costs.
 
     Attributes:
-        labels: number of answers.
+        labels: number of labels.
         nodes: tokens in the trie (the root, which is the last prompt token, is not counted).
         branching: places with a choice: nodes with two or more children, the root included.
         fed: trie tokens that one row feeds through the model for `local` (see `LabelTrie.fed`).
@@ -48,26 +49,35 @@ class TrieStatistics:
 class LabelTrie:
     """All answers as one prefix tree; node 0 is the root and stands for the last prompt token.
 
+    Args:
+        answers: tokenised answers, end token included; the first ones are the labels' own, in order.
+        labels: the label of each answer, where labels have several spellings; one answer per label when None.
+
     Attributes:
-        answers: the tokenised answers as given, one per label.
+        answers: the tokenised answers as given; `answers[j]` is what label j is taught to say.
+        labels: (answers,) the label of each answer; 0, 1, 2 ... at the beginning.
         token: (nodes + 1,) token of each node; -1 for the root.
         parent: (nodes + 1,) parent node; -1 for the root.
         depth: (nodes + 1,) number of tokens from the root.
         exit: (nodes + 1,) first node after the subtree.
-        label: (nodes + 1,) label index where an answer ends, else -1. Answers end at leaves only.
-        leaf: (labels,) the node at which each label ends.
+        answer: (nodes + 1,) answer index where an answer ends, else -1. Answers end at leaves only.
+        label: (nodes + 1,) the label of that answer, else -1.
+        leaf: (answers,) the node at which each answer ends.
+        spellings: (labels,) number of answers of each label.
 
     Raises:
         LlmclsError: for no answers, empty answers, negative tokens, duplicates, or an answer that is a prefix of
-            another (an end token on every answer makes that impossible); all problems in one message.
+            another (an end token on every answer makes that impossible); all problems in one message; and for labels
+            that do not fit the answers.
     """
 
-    def __init__(self, answers: Sequence[Sequence[int]]) -> None:
+    def __init__(self, answers: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> None:
         self.answers: tuple[tuple[int, ...], ...] = tuple(tuple(int(token) for token in answer) for answer in answers)
+        self.labels: Ints = np.asarray(range(len(self.answers)) if labels is None else labels, dtype=np.int64)
         order = sorted(range(len(self.answers)), key=self.answers.__getitem__)
         self._check(order)
 
-        token, parent, depth, label = [-1], [-1], [0], [-1]
+        token, parent, depth, ends = [-1], [-1], [0], [-1]
         path = [0]
         previous: tuple[int, ...] = ()
         for index in order:
@@ -78,18 +88,20 @@ class LabelTrie:
                 token.append(answer[at])
                 parent.append(path[-1])
                 depth.append(at + 1)
-                label.append(-1)
+                ends.append(-1)
                 path.append(len(token) - 1)
-            label[-1] = index
+            ends[-1] = index
             previous = answer
 
         self.token: Ints = np.asarray(token, dtype=np.int64)
         self.parent: Ints = np.asarray(parent, dtype=np.int64)
         self.depth: Ints = np.asarray(depth, dtype=np.int64)
-        self.label: Ints = np.asarray(label, dtype=np.int64)
+        self.answer: Ints = np.asarray(ends, dtype=np.int64)
+        self.label: Ints = np.where(self.answer < 0, -1, self.labels[self.answer])
         self.exit: Ints = self._exits()
         self.leaf: Ints = np.empty(len(self.answers), dtype=np.int64)
-        self.leaf[self.label[self.label >= 0]] = np.flatnonzero(self.label >= 0)
+        self.leaf[self.answer[self.answer >= 0]] = np.flatnonzero(self.answer >= 0)
+        self.spellings: Ints = np.bincount(self.labels)
         self.degree: Ints = np.bincount(self.parent[1:], minlength=len(token)).astype(np.int64)
         # A stable sort by parent keeps preorder, that is token order, among siblings.
         self._child: Ints = np.argsort(self.parent[1:], kind="stable").astype(np.int64) + 1
@@ -97,7 +109,12 @@ class LabelTrie:
 
     def __len__(self) -> int:
         """Number of labels."""
-        return len(self.answers)
+        return len(self.spellings)
+
+    @property
+    def has_aliases(self) -> bool:
+        """Whether some label has several answers."""
+        return len(self) < len(self.answers)
 
     @property
     def size(self) -> int:
@@ -186,6 +203,9 @@ class LabelTrie:
                 )
         if not answers:
             problems.append("there is no answer; give one per label")
+        own = np.unique(self.labels)
+        if self.labels.shape != (len(answers),) or not np.array_equal(self.labels[: len(own)], np.arange(len(own))):
+            problems.append("every answer needs its label, and the first answers must be those of labels 0, 1, 2 ...")
         if problems:
             raise LlmclsError(several(problems, "The label answers cannot be used"))
 

@@ -65,7 +65,8 @@ def read_metrics(path: str | Path) -> EvaluationReport:
 def write_predictions(path: str | Path, examples: Iterable[Example], predictions: Iterable[Prediction]) -> None:
     """Write one CSV row per example, streaming: source, text, label, predicted, probability, correct.
 
-    `label` and `correct` are empty where the true label is not known, `probability` where it is NaN.
+    `label` and `correct` are empty where the true label is not known, `probability` where it is NaN, and `correct`
+    where a threshold kept the row from being answered (`predicted` is then the settings' `no_answer`).
 
     Raises:
         LlmclsError: when the file cannot be written.
@@ -85,7 +86,7 @@ def write_predictions(path: str | Path, examples: Iterable[Example], predictions
                     example.label if known else "",
                     prediction.label,
                     "" if math.isnan(prediction.probability) else round(prediction.probability, 6),
-                    str(example.label == prediction.label).lower() if known else "",
+                    str(example.label == prediction.label).lower() if known and prediction.withheld is None else "",
                 )
             )
 

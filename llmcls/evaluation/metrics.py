@@ -67,6 +67,9 @@ class EvaluationReport:
         ece: expected calibration error of the predicted label, 15 equal-width bins; see `calibration_error`.
         macro_roc_auc: mean one-vs-rest area under the ROC curve; None unless every label occurs.
         mean_confidence: mean probability of the predicted label; above `accuracy` = overconfident.
+        coverage: where a threshold lets the classifier abstain, the share of rows that it answers; None without one.
+            All other figures are about every row, with the label that it would have given.
+        answered_accuracy: share of the answered rows predicted right; None without a threshold, or no answer.
 
     Raises:
         LlmclsError: when labels, per-class rows, confusion matrix and row count do not fit each other.
@@ -87,6 +90,8 @@ class EvaluationReport:
     ece: float | None = None
     macro_roc_auc: float | None = None
     mean_confidence: float | None = None
+    coverage: float | None = None
+    answered_accuracy: float | None = None
 
     def __post_init__(self) -> None:
         size = len(self.labels)
@@ -115,6 +120,7 @@ def compute_report(
     *,
     probabilities: Any = None,
     truncated: int = 0,
+    answered: Sequence[bool] | None = None,
 ) -> EvaluationReport:
     """Compare predicted with true labels.
 
@@ -126,6 +132,7 @@ def compute_report(
             figures out that need it. Confidence is the probability of the predicted label, which a greedy
             search may have chosen although it is not the largest.
         truncated: how many rows had their text cut.
+        answered: which rows are answered, where a threshold lets the classifier abstain; None where there is none.
 
     Raises:
         LlmclsError: no rows, differing lengths, label names outside `labels`, or probabilities that are none.
@@ -165,6 +172,7 @@ def compute_report(
         weighted_f1=float(score("weighted")[2]),
         per_class=per_class,
         confusion=tuple(map(tuple, confusion.tolist())),
+        **({} if answered is None else _score_answered(true_codes == predicted_codes, answered)),
         **({} if probabilities is None else _score_probabilities(true_codes, predicted_codes, probabilities, labels)),
     )
 
@@ -202,6 +210,19 @@ def _encode(true: Sequence[str], predicted: Sequence[str], labels: LabelSet) -> 
         problems = [f"{kind} {name!r}" for kind, name in sorted(strangers)]
         raise LlmclsError(several(problems, f"Some labels are not in the label set ({', '.join(labels.names)})"))
     return np.array([position[name] for name in true]), np.array([position[name] for name in predicted])
+
+
+def _score_answered(correct: npt.NDArray[np.bool_], answered: Sequence[bool]) -> dict[str, float | None]:
+    """Selective prediction: coverage, and accuracy on what is covered (El-Yaniv and Wiener, JMLR 11, 2010)."""
+    import numpy as np
+
+    kept = np.asarray(answered, dtype=bool)
+    if kept.shape != correct.shape:
+        raise LlmclsError(f"answered has shape {kept.shape}, but there are {len(correct)} rows; give one of each.")
+    return {
+        "coverage": float(kept.mean()),
+        "answered_accuracy": float(correct[kept].mean()) if kept.any() else None,
+    }
 
 
 def _score_probabilities(

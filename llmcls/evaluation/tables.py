@@ -38,6 +38,8 @@ _FIGURES = (
     ("brier", "Brier score", -1),
     ("ece", "calibration error (ECE)", -1),
     ("mean_confidence", "mean confidence", 0),
+    ("coverage", "rows answered (coverage)", 0),
+    ("answered_accuracy", "accuracy on answered rows", 1),
 )
 
 

@@ -3,6 +3,7 @@
     encoder = Encoder(tokenizer, frame, template, labels, max_length=1024)
     encoder.encode(examples)[0].input_ids      # the prompt's tokens
     encoder.answers[2]                         # the third label's tokens, end token included
+    LabelTrie(encoder.answers, encoder.answer_labels)
 
 A prompt's tokens followed by an answer's tokens are what the model is trained on and what it is asked at prediction;
 there is no second place that decides this.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
+from llmcls.prompt.codes import candidate_codes, choose_codes
 from llmcls.prompt.frame import Frame, Prompt
 from llmcls.prompt.marks import REPLACEMENT, Origin, Span, clean, mark, unmark
 from llmcls.prompt.shots import Shots
@@ -30,9 +32,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TruncationSide = Literal["right", "left"]
+Verbalizer = Literal["name", "code"]
 
 # Token boundaries depend on nearby characters only; answers are tokenised behind this much of the prompt's end.
 _CONTEXT = 256
+# Answers that are tokenised together.
+_BATCH = 512
 # A cut row may stay this many tokens below the limit; finding the last one would cost more tokenisations.
 _SLACK = 3
 
@@ -81,10 +86,18 @@ class Encoder:
         shots: solved examples for templates that show them.
         head: encode for a classification head: labels are numbers, not tokens, so `max_length` is the prompt's alone
             and the template may end in the text.
+        verbalizer: `name`: a label is answered by its name or one of its aliases; `code`: by a code of one token,
+            chosen here unless the labels have codes.
+
+    Attributes:
+        labels: the label set, with its codes.
+        spellings: what may be said: the answer of each label in order (name or code), then all aliases.
+        answer_labels: the label of each of them.
 
     Raises:
-        LlmclsError: when the template ends in the text itself, two labels become the same tokens, the instruction
-            alone exceeds `max_length`, or the tokenizer is not a fast one.
+        LlmclsError: when the template ends in the text itself or does not show the codes, two answers become the same
+            tokens, there are more labels than codes, the instruction alone exceeds `max_length`, or the tokenizer is
+            not a fast one.
     """
 
     def __init__(
@@ -97,6 +110,7 @@ class Encoder:
         max_length: int,
         truncation_side: TruncationSide = "right",
         shots: Shots | None = None,
+        verbalizer: Verbalizer = "name",
         head: bool = False,
     ) -> None:
         if not tokenizer.is_fast:
@@ -120,11 +134,19 @@ class Encoder:
         )
         markers = sorted({*controls, *frame.turn_markers}, key=len, reverse=True)
         self._forgeries = re.compile("|".join(map(re.escape, markers)) or r"(?!)")
+        if verbalizer == "code" and not head and not any(label.code for label in labels):
+            self.labels = self._with_codes()
+        if any(label.code for label in self.labels) and not head:
+            self._require_codes_shown()
+        spelled = [] if head else [(at, label.aliases) for at, label in enumerate(self.labels) if not label.code]
+        aliases = [(alias, at) for at, others in spelled for alias in others]
+        self.spellings = (*(label.answer for label in self.labels), *(alias for alias, _ in aliases))
+        self.answer_labels = (*range(len(self.labels)), *(at for _, at in aliases))
         self._fix_boundary()
 
     @property
     def answers(self) -> tuple[tuple[int, ...], ...]:
-        """The tokens of every label behind the prompt, end token included, in the label set's order.
+        """The tokens of every spelling behind the prompt, end token included: the labels in order, then the aliases.
 
         For a head, whose vocabulary is the labels: each label's own number.
         """
@@ -208,11 +230,20 @@ class Encoder:
 
     def _fix_boundary(self) -> None:
         """Tokenise every answer in its real context and decide how many prompt tokens merge with answers."""
-        self.is_chat = self.template.render(PROBES[0], self.labels, self.shots.examples).is_chat
         if self.head:
+            self.is_chat = self.template.render(PROBES[0], self.labels, self.shots.examples).is_chat
             self._boundary: list[int] = []
             self._answers: tuple[tuple[int, ...], ...] = tuple((label,) for label in range(len(self.labels)))
             return
+        bare, rows = self._in_context(self.spellings)
+        kept = min(same for same, _ in rows)
+        self._boundary = bare[kept:]
+        self._answers = tuple((*bare[kept:same], *tail, self.end_token_id) for same, tail in rows)
+        self._refuse_equal_answers()
+
+    def _in_context(self, spellings: Sequence[str]) -> tuple[list[int], list[tuple[int, list[int]]]]:
+        """The prompt's last tokens; and with each spelling behind them, how many stay the same, and what follows."""
+        self.is_chat = self.template.render(PROBES[0], self.labels, self.shots.examples).is_chat
         probes = self._tokenize([self._frame(probe, self.shots.examples) for probe in PROBES])
         text, other = (probe.text for probe in probes)
         # Filters may turn the text into something else; where two texts stop making a difference is where it ends.
@@ -224,19 +255,50 @@ class Encoder:
             )
         context = text[max(0, min(end_of_text - 1, len(text) - 1), len(text) - _CONTEXT) :]
         space = "" if self.is_chat or text[-1].isspace() else " "
-        answers = [unmark(context + space + mark(clean(name), "data"), self._forgeries) for name in self.labels.names]
-        bare, *rows = (tokens.ids for tokens in self._tokenize([(context, []), *answers]))
-        kept = min(_common_prefix(bare, row) for row in rows)
-        self._boundary = bare[kept:]
-        self._answers = tuple((*row[kept:], self.end_token_id) for row in rows)
-        self._refuse_equal_answers()
+        bare = self._tokenize([(context, [])])[0].ids
+        rows = []
+        for start in range(0, len(spellings), _BATCH):  # the contexts of 10,000 labels would fill a gigabyte
+            batch = [context + space + mark(clean(said), "data") for said in spellings[start : start + _BATCH]]
+            for tokens in self._tokenize([unmark(text, self._forgeries) for text in batch]):
+                same = _common_prefix(bare, tokens.ids)
+                rows.append((same, tokens.ids[same:]))
+        return bare, rows
+
+    def _with_codes(self) -> LabelSet:
+        """The labels with the first codes that are one token each behind this template."""
+        count, given = len(self.labels), self.labels
+        candidates = candidate_codes(self.tokenizer.get_vocab(), given.spellings)
+        if len(candidates) >= count:
+            self.labels = given.with_codes(candidates[:count])  # what stands before the answer may show codes
+
+        def tokenize(codes: Sequence[str]) -> list[list[int] | None]:
+            bare, rows = self._in_context(codes)
+            return [tail if same == len(bare) else None for same, tail in rows]
+
+        codes = choose_codes(count, candidates, tokenize)
+        if len(codes) < count:
+            raise LlmclsError(
+                f"There are {count} labels, but behind template '{self.template.name}' this tokenizer has only "
+                f"{len(codes)} codes of one token; set prompt.verbalizer to name."
+            )
+        return given.with_codes(codes)
+
+    def _require_codes_shown(self) -> None:
+        """Refuse a template that looks the same whatever the codes are: the model could not know what they mean."""
+        other = self.labels.with_codes([f"{label.code}?" if label.code else "" for label in self.labels])
+        shown, changed = (self.template.render(PROBES[0], labels) for labels in (self.labels, other))
+        if shown == changed:
+            raise LlmclsError(
+                f"Template '{self.template.name}' does not show the labels' codes; print label.code in it, or set "
+                "prompt.verbalizer to name."
+            )
 
     def _refuse_equal_answers(self) -> None:
         seen: dict[tuple[int, ...], str] = {}
-        for name, answer in zip(self.labels.names, self._answers, strict=True):
+        for said, answer in zip(self.spellings, self._answers, strict=True):
             if answer in seen:
-                raise LlmclsError(f"Labels {seen[answer]!r} and {name!r} become the same tokens; rename one of them.")
-            seen[answer] = name
+                raise LlmclsError(f"Labels {seen[answer]!r} and {said!r} become the same tokens; rename one of them.")
+            seen[answer] = said
 
     def _cut_boundary(self, ids: list[int], example: Example) -> list[int]:
         if not self._boundary:

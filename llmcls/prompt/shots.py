@@ -50,8 +50,12 @@ def choose_shots(train: Sequence[Example], labels: LabelSet, *, per_label: int, 
     rng = random.Random(seed)
     rounds: list[list[Example]] = [[] for _ in range(per_label)]
     spares = []
+    by_text: dict[str | None, dict[str, Example]] = {name: {} for name in labels.names}
+    for row in train:
+        if row.label in by_text:
+            by_text[row.label][row.text] = row
     for name in labels.names:
-        distinct = list({row.text: row for row in train if row.label == name}.values())
+        distinct = list(by_text[name].values())
         if len(distinct) < per_label:
             raise LlmclsError(
                 f"Label {name!r} has {len(distinct)} training texts, but prompt.shots_per_label is {per_label}; "

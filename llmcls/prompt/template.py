@@ -3,8 +3,9 @@
     template = PromptTemplate("triage", "Is this {{ labels[0].name }} or {{ labels[1].name }}? {{ text }}\\nlabel:")
     template.render(example, labels)
 
-A template sees `text`, `fields` (the row's other columns), `labels` (each with `name` and `description`) and `shots`
-(solved examples, each with `text` and `label`). A plain template is a text that the label continues; a template that
+A template sees `text`, `fields` (the row's other columns), `labels` (each with `name`, `description`, `aliases` and
+`code`, empty unless prompt.verbalizer is code) and `shots` (solved examples, each with `text` and `label`: what the
+model is to answer, name or code). A plain template is a text that the label continues; a template that
 uses `{% message "system" %}...{% endmessage %}` speaks in the roles system, user and assistant, and the base model's
 adapter turns the roles into its own chat format.
 """
@@ -128,7 +129,7 @@ class PromptTemplate:
                 fields=_AnyField(example.text) if any(example is probe for probe in PROBES) else fields,
                 # Thousands of labels are not copied for every row of a template that does not show them.
                 labels=_shown_labels(labels) if self.uses("labels") else [],
-                shots=[{"text": clean(shot.text), "label": clean(shot.label or "")} for shot in shots],
+                shots=[{"text": clean(shot.text), "label": clean(_answer(shot, labels))} for shot in shots],
             )
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
             where = f" ({example.source})" if example.source else ""
@@ -169,8 +170,21 @@ class _MessageExtension(Extension):
         return [opening, *body, closing]  # type: ignore[return-value]  # jinja2 accepts a list, says its manual
 
 
-def _shown_labels(labels: LabelSet) -> list[dict[str, str]]:
-    return [{"name": clean(label.name), "description": clean(label.description)} for label in labels]
+def _shown_labels(labels: LabelSet) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": clean(label.name),
+            "description": clean(label.description),
+            "aliases": [clean(alias) for alias in label.aliases],
+            "code": clean(label.code),
+        }
+        for label in labels
+    ]
+
+
+def _answer(shot: Example, labels: LabelSet) -> str:
+    name = labels.spellings.get(shot.label or "")
+    return labels[labels.position(name)].answer if name else shot.label or ""
 
 
 def _finalize(value: object) -> str:

@@ -15,7 +15,7 @@ import platform
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from llmcls import __version__
 from llmcls.data.splits import DataSplits, load_data
 from llmcls.engine.decoder import supports_packing
 from llmcls.engine.objectives import Objective
+from llmcls.engine.trie import LabelTrie
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import choose_formats
@@ -137,11 +138,13 @@ def load_training_data(settings: Settings, data: object = None) -> DataSplits:
         text_columns=wanted.text_columns,
         label_column=wanted.label_column,
         labels=wanted.labels or None,
+        aliases=wanted.label_aliases,
         validation_size=wanted.validation_size,
         seed=settings.seed,
         max_per_class={str(split): limit for split, limit in wanted.max_per_class.items()},
     )
-    return replace(splits, labels=LabelSet.from_names(splits.labels.names, wanted.label_descriptions))
+    labels = LabelSet.from_names(splits.labels.names, wanted.label_descriptions, wanted.label_aliases)
+    return replace(splits, labels=labels)
 
 
 def _train(settings: Settings, data: object, overwrite: bool, resume: str, force: bool, reporter: Reporter) -> Run:
@@ -197,7 +200,7 @@ def _train(settings: Settings, data: object, overwrite: bool, resume: str, force
         settings.training.label_smoothing_factor,
     )
     collator = Collator(
-        prepared.encoder.answers,
+        LabelTrie(prepared.encoder.answers, prepared.encoder.answer_labels),
         goal,
         packed=not reason,
         pad_token_id=int(prepared.tokenizer.pad_token_id),
@@ -300,7 +303,7 @@ def _describe(
 ) -> dict[str, Any]:
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "labels": [{"name": label.name, "description": label.description} for label in splits.labels],
+        "labels": [asdict(label) for label in prepared.encoder.labels],
         "template": prepared.encoder.template.name,
         "base_model": {
             "name": prepared.base.name,

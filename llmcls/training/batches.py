@@ -35,7 +35,7 @@ class Collator:
     """Lays rows out as packed token trees, or padded where the model cannot take the packed mask.
 
     Args:
-        answers: tokenised answers, one per label, end token included.
+        answers: tokenised answers, one per label, end token included; or a ready `LabelTrie`, which may have aliases.
         goal: what is to be learned.
         packed: packed trees, each of at most `pack_tokens`; else one right-padded batch.
         pad_token_id: of the padded layout.
@@ -44,14 +44,14 @@ class Collator:
 
     def __init__(
         self,
-        answers: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]] | LabelTrie,
         goal: Objective,
         *,
         packed: bool,
         pad_token_id: int,
         pack_tokens: int = PACK_TOKENS["cpu"],
     ) -> None:
-        self.packed, self.trie = packed, LabelTrie(answers)
+        self.packed, self.trie = packed, answers if isinstance(answers, LabelTrie) else LabelTrie(answers)
         self._goal, self._pad, self._pack_tokens = goal, pad_token_id, pack_tokens
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Batch]:

@@ -144,6 +144,7 @@ def make_encoder(
         truncation_side=prompt.truncation_side,
         shots=shots,
         head=head,
+        verbalizer=prompt.verbalizer,
     )
 
 
@@ -177,8 +178,9 @@ def resolve_class_weights(
         LlmclsError: when the mapping names an unknown label, or a label to balance has no rows.
     """
     if isinstance(wanted, dict):
+        known = set(labels.names)
         for name in wanted:
-            if name not in labels.names:
+            if name not in known:
                 raise LlmclsError(f"training.class_weights: {unknown('label', name, labels.names)}")
         return tuple(wanted.get(name, 1.0) for name in labels.names)
     if wanted == "none":

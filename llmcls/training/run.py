@@ -106,8 +106,11 @@ class Run:
 
     @cached_property
     def labels(self) -> LabelSet:
-        """The labels, in order."""
-        return LabelSet(Label(entry["name"], entry["description"]) for entry in self.card["labels"])
+        """The labels, in order, with their aliases and codes."""
+        return LabelSet(
+            Label(entry["name"], entry["description"], tuple(entry.get("aliases", ())), entry.get("code", ""))
+            for entry in self.card["labels"]
+        )
 
     @cached_property
     def template(self) -> PromptTemplate:

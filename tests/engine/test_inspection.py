@@ -112,5 +112,5 @@ def test_many_labels_suggest_searching():
     names = {tuple(rng.randrange(3, VOCABULARY) for _ in range(4)) for _ in range(2000)}
     answers = [[*name, END] for name in sorted(names)]
     said = suggested(answers, [str(name) for name in sorted(names)], PromptShape(prefix=0, own=30))
-    assert "--method best-first" in said
+    assert "best-first finds the same label" in said
     assert "and " in said and "more" in said
