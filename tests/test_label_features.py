@@ -143,6 +143,9 @@ def test_thresholds_that_cannot_work_are_refused(tiny_model_dir: Path) -> None:
         zero_shot(tiny_model_dir, min_probability=0.5, method="greedy")
     with pytest.raises(LlmclsError, match="min_label_mass needs a probability that method 'best-first'"):
         zero_shot(tiny_model_dir, min_label_mass=0.5, method="best-first")
+    for section in ({"prompt": {"verbalizer": "code"}}, {"prediction": {"min_label_mass": 0.1}}):
+        with pytest.raises(LlmclsError, match="objective 'head'"):
+            make_settings({"training": {"objective": "head"}, **section})
     with pytest.raises(LlmclsError, match="answers every row with a class"):
         LLMClassifier(settings={"prediction": {"min_probability": 0.5}}).fit(["a", "b"], ["x", "y"])
 
