@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from llmcls.cli.shared import (
     show_json,
     start,
 )
-from llmcls.errors import LlmclsWarning
+from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.progress import Reporter
+from llmcls.settings import Settings
 
 
 class KeepsArguments(click.Command):
@@ -97,20 +100,21 @@ def command(
         model__quantization=quantization,
         output_dir=output_dir,
     )
-    from llmcls.training.memory import DeviceFullError, shrink
+    from llmcls.training.memory import DeviceFullError, advise, shrink
     from llmcls.training.stopping import EXIT_CODE, START_AGAIN, StoppedError, failing_once, tell_status
     from llmcls.training.world import is_launched
 
     if launcher is None and any(machines[name] is not None for name in ("num_processes", "main_process_ip")):
         raise click.UsageError("--num-processes and --main-process-ip go with --launch NAME.")
-    if not is_launched() and (code := _launch(launcher, machines, context.meta[__name__], quiet)) is not None:
+    if not is_launched() and (code := _launch(launcher, machines, context.meta[__name__], settings, quiet)) is not None:
         context.exit(code)
     reporter = start(quiet, as_json)
     from llmcls.training.api import train
 
     begun = time.monotonic()
     try:
-        with warnings.catch_warnings(), failing_once():
+        # Standard output is for results; DeepSpeed prints there that it has compiled something.
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr), failing_once():
             if not reporter.quiet:  # the notes say the same
                 warnings.filterwarnings("ignore", category=LlmclsWarning, module=r"llmcls\.data")
             run = train(settings=settings, overwrite=overwrite, resume=resume, force=force, reporter=reporter)
@@ -119,9 +123,11 @@ def command(
             click.echo(str(stopped), err=True)
             tell_status(EXIT_CODE, {})
         context.exit(EXIT_CODE)
-    except DeviceFullError:
-        if not (smaller := shrink(settings.training)) or not tell_status(START_AGAIN, smaller):
+    except DeviceFullError as error:
+        if (smaller := shrink(settings.training)) is None:
             raise
+        if not tell_status(START_AGAIN, smaller):
+            raise LlmclsError(f"{error} {advise(smaller)}") from error
         context.exit(START_AGAIN)
     finally:
         reporter.close()
@@ -136,15 +142,23 @@ def command(
     reporter.say(f'  llmcls predict --run {run.path} "a text to classify"')
 
 
-def _launch(launcher: str | None, machines: dict[str, Any], arguments: list[str], quiet: bool) -> int | None:
+def _launch(
+    launcher: str | None, machines: dict[str, Any], arguments: list[str], settings: Settings, quiet: bool
+) -> int | None:
     """Train on several processes and return their exit code; None to train in this one."""
     from llmcls.training.launching import LaunchRequest, launch, visible_gpus
+    from llmcls.training.run import default_path
 
     reporter = Reporter(quiet)
+    if launcher == "single":
+        LaunchRequest(launcher, **machines)  # refuses more than one process
+        return None
     if launcher is None:
         gpus = visible_gpus()
         if gpus < 2:
             return None
         reporter.say(f"{gpus} GPUs are visible: --launch ddp --num-processes {gpus} (--launch single: only one)")
         launcher = "ddp"
+    if settings.output_dir is None:  # every attempt goes on with the same run
+        arguments = [*arguments, "--output-dir", str(default_path(settings))]
     return launch(LaunchRequest(launcher, **machines), ["train", *arguments], reporter)

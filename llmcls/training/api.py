@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -33,10 +33,17 @@ from llmcls.model.loading import load_model
 from llmcls.plugin.manager import describe_plugins, load_plugins
 from llmcls.progress import Reporter
 from llmcls.settings import LoraSettings, Settings, make_settings
-from llmcls.training.checkpoints import IDENTITY, choose_checkpoint, describe_run, record_identity, remove_leftovers
+from llmcls.training.checkpoints import (
+    STATE,
+    choose_checkpoint,
+    describe_run,
+    record_identity,
+    remove_leftovers,
+    remove_state,
+)
 from llmcls.training.memory import DeviceFullError, explain, shrink
 from llmcls.training.preparation import Prepared, check_names, encode_rows, prepare, resolve_class_weights
-from llmcls.training.run import Run, check_free, unfinished_folder, write_card, writing
+from llmcls.training.run import Run, check_free, claiming, default_path, unfinished_folder, write_card, writing
 from llmcls.training.stopping import StoppedError, StopSignals
 from llmcls.training.world import check_request, join_world, requested_backend
 
@@ -86,7 +93,8 @@ def train(
 
     Raises:
         LlmclsError: for bad data, impossible settings, a model that cannot be loaded, a diverging loss, a launcher that
-            did not start what it was asked for, or a checkpoint of another run.
+            did not start what it was asked for, a checkpoint of another run, a run that another process trains, or a
+            full disk.
         StoppedError: after SIGTERM or SIGINT, when a checkpoint has been written.
     """
     reporter = reporter or Reporter()
@@ -108,17 +116,19 @@ def train(
     if data is None and resolved.data.source is None:
         raise LlmclsError("There is no data to train on; give --data, or data.source in the settings.")
     source = data if data is not None else resolved.data.source
-    while True:
-        try:
-            return _train(resolved, source, overwrite, resume, force, reporter)
-        except DeviceFullError:
-            smaller = shrink(resolved.training)
-            if smaller is None or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                raise  # other processes hang in the same step: their launcher must start all anew
-        reporter.warn(explain(smaller))
-        resolved = resolved.model_copy(update={"training": resolved.training.model_copy(update=smaller)})
-        resume = "auto" if resume == "never" else resume
-        _free_memory()
+    path = Path(resolved.output_dir or default_path(resolved))
+    with claiming(path) if os.environ.get("RANK", "0") == "0" else nullcontext():
+        while True:
+            try:
+                return _train(resolved, path, source, overwrite, resume, force, reporter)
+            except DeviceFullError:
+                smaller = shrink(resolved.training)
+                if smaller is None or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                    raise  # other processes hang in the same step: their launcher must start all anew
+            reporter.warn(explain(smaller))
+            resolved = resolved.model_copy(update={"training": resolved.training.model_copy(update=smaller)})
+            resume = "auto" if resume == "never" else resume
+            _free_memory()
 
 
 def _free_memory() -> None:
@@ -147,8 +157,9 @@ def load_training_data(settings: Settings, data: object = None) -> DataSplits:
     return replace(splits, labels=labels)
 
 
-def _train(settings: Settings, data: object, overwrite: bool, resume: str, force: bool, reporter: Reporter) -> Run:
-    path = Path(settings.output_dir or _default_path(settings))
+def _train(
+    settings: Settings, path: Path, data: object, overwrite: bool, resume: str, force: bool, reporter: Reporter
+) -> Run:
     check_free(path, overwrite)
     backend = requested_backend()
     formats = choose_formats(settings, sharded=backend in ("zero3", "fsdp"), training=True)
@@ -239,6 +250,8 @@ def _train(settings: Settings, data: object, overwrite: bool, resume: str, force
             card = _describe(settings, splits, prepared, dict(result.metrics), peak, cut)
             card["training"] |= {"backend": world.backend, "processes": world.size}
             _write_run(folder, trainer, prepared, settings, card)
+    if world.is_main:
+        remove_state(path)  # last: whatever fails before, the run can go on
     world.wait()
     return Run.open(path)
 
@@ -276,9 +289,7 @@ def _write_run(
     (folder / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if (events := folder / "trainer" / "runs").is_dir():
         shutil.move(events, folder / "tensorboard")
-    shutil.rmtree(folder / "trainer", ignore_errors=True)
-    (folder / IDENTITY).unlink()
-    write_card(folder, card, settings, prepared.encoder.template, prepared.encoder.shots)
+    write_card(folder, card, settings, prepared.encoder.template, prepared.encoder.shots, unsealed=STATE)
 
 
 def _announce(splits: DataSplits, prepared: Prepared, reporter: Reporter) -> None:
@@ -329,12 +340,6 @@ def _describe(
             **{name: version(name) for name in LIBRARIES},
         },
     }
-
-
-def _default_path(settings: Settings) -> Path:
-    source = Path((settings.data.source or "data").rstrip("/:")).stem or "data"
-    model = Path(settings.model.base_model).name
-    return Path("runs") / f"{source}-{model}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _deep_copy(mapping: Mapping[str, Any]) -> dict[str, Any]:

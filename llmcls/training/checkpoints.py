@@ -2,7 +2,9 @@
 
     identity = describe_run(settings, splits.fingerprint, base.fingerprint)
     checkpoint = choose_checkpoint(folder, "auto", identity, world, force=False, reporter=reporter)
-    seal_checkpoint(folder / "trainer" / "checkpoint-100", world)     # after everything of it is on the disk
+    with writing_checkpoint(folder / "trainer" / "checkpoint-100") as checkpoint:
+        ...                                                           # a full disk is one sentence
+        seal_checkpoint(checkpoint)                                   # after everything of it is on the disk
 
 A checkpoint counts from the moment its `complete.json` exists, which is written last, by renaming, with the size and
 SHA-256 of every other file; whatever a killed process or a full disk left behind lacks it or does not match it.
@@ -15,8 +17,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from llmcls.errors import LlmclsError, several
 from llmcls.progress import Reporter
@@ -25,6 +30,8 @@ from llmcls.training.world import World, effective_batch
 
 SEAL = "complete.json"
 IDENTITY = "resume.json"
+STATE = ("trainer", IDENTITY)
+"""What an unfinished run goes on from; the finished one does without."""
 
 # Settings that may change from one attempt to the next: they do not change what is learned.
 _FREE = {
@@ -127,6 +134,30 @@ def seal_checkpoint(checkpoint: Path) -> None:
     _write(checkpoint / SEAL, json.dumps(files, indent=1))
 
 
+@contextmanager
+def writing_checkpoint(checkpoint: Path) -> Iterator[Path]:
+    """Say in one sentence why a checkpoint could not be written; what was begun of it goes, older ones stay.
+
+    Raises:
+        LlmclsError: when the disk is full, a quota used up, or the folder has become read-only.
+    """
+    try:
+        yield checkpoint
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save forgets the system's error, and names its own source file instead.
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        reason = (isinstance(error, OSError) and error.strerror) or "writing failed"
+        free = shutil.disk_usage(checkpoint.parent).free / 1e6
+        older = next((path for path in _checkpoints(checkpoint.parent) if (path / SEAL).is_file()), None)
+        goes_on = f"goes on from '{older.name}'" if older else "begins anew"
+        raise LlmclsError(
+            f"'{checkpoint}' cannot be written: {reason}, with {free:.0f} MB free there; make room, and the same "
+            f"command with the same --output-dir {goes_on}."
+        ) from error
+
+
 def find_fault(checkpoint: Path) -> str | None:
     """Why a checkpoint must not be used, or None when it is whole."""
     seal = checkpoint / SEAL
@@ -164,6 +195,12 @@ def remove_leftovers(checkpoint: Path) -> None:
             shutil.rmtree(other)
     for part in ("adapter", "tokenizer"):
         shutil.rmtree(checkpoint.parent.parent / part, ignore_errors=True)
+
+
+def remove_state(run: Path) -> None:
+    """Delete what a finished run no longer needs."""
+    shutil.rmtree(run / "trainer", ignore_errors=True)
+    (run / IDENTITY).unlink(missing_ok=True)
 
 
 def _newest(folder: Path, reporter: Reporter) -> Path | None:

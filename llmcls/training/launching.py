@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -26,10 +27,12 @@ from llmcls.errors import LlmclsError, unknown
 from llmcls.progress import Reporter
 from llmcls.resources import shipped
 from llmcls.training.memory import explain
-from llmcls.training.stopping import START_AGAIN, STATUS
+from llmcls.training.stopping import GRACE_SECONDS, START_AGAIN, STATUS
 from llmcls.training.world import ASKED
 
 PORT = 29500
+SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+"""Seconds that torchrun leaves its processes after a signal before it kills them."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class LaunchRequest:
             )
         if self.num_machines > 1 and self.main_process_ip is None:
             raise LlmclsError(f"--num-machines {self.num_machines} needs --main-process-ip, machine 0's address.")
+        if self.name == "single" and (self.num_processes or 1) * self.num_machines > 1:
+            raise LlmclsError("--launch single is one process on one machine; use --launch ddp for more.")
         if self.num_processes is not None and (self.num_processes < 1 or self.num_processes % self.num_machines):
             raise LlmclsError(
                 f"--num-processes {self.num_processes} counts all machines' processes; it must be a positive "
@@ -165,7 +170,7 @@ def launch(request: LaunchRequest, command: Sequence[str], reporter: Reporter) -
         Their exit code: of the first that failed; 75 when a signal stopped them and they can go on.
 
     Raises:
-        LlmclsError: when accelerate refuses the configuration.
+        LlmclsError: when accelerate refuses the configuration, or a process was killed, which then cannot say so.
     """
     read_config(request.config_file)
     command = list(command)
@@ -193,14 +198,16 @@ def _launch_once(request: LaunchRequest, command: Sequence[str]) -> tuple[int, d
     with tempfile.TemporaryDirectory(prefix="llmcls-launch-") as folder:
         status = Path(folder) / "status.json"
         environment = {ASKED: f"{request.name}:{request.resolve_processes()}", STATUS: str(status)}
+        environment[SHUTDOWN] = os.environ.get(SHUTDOWN, str(GRACE_SECONDS))
         if not visible_gpus():
             environment["DS_ACCELERATOR"] = os.environ.get("DS_ACCELERATOR", "cpu")
-        code = 0
+        code, rank = 0, 0
         with mock.patch.dict(os.environ, environment):
             try:
                 launch_command(launch_command_parser().parse_args(arguments))
             except ChildFailedError as error:
-                code = error.get_first_failure()[1].exitcode
+                rank, failure = error.get_first_failure()
+                code = failure.exitcode
             except subprocess.CalledProcessError as error:
                 code = error.returncode
             except SignalException as error:
@@ -210,7 +217,14 @@ def _launch_once(request: LaunchRequest, command: Sequence[str]) -> tuple[int, d
         if code and status.is_file():
             told = json.loads(status.read_text(encoding="utf-8"))
             return told["code"], told["settings"]
-        return code if code >= 0 else 128 - code, {}
+        if code < 0:
+            name = signal.Signals(-code).name
+            often = " (often by the system, when its memory is full)" if name == "SIGKILL" else ""
+            raise LlmclsError(
+                f"Process {rank} was killed by {name}{often}, so the others were ended; the same command with the same "
+                "--output-dir goes on from the last checkpoint."
+            )
+        return code, {}
 
 
 def slurm_script(request: LaunchRequest, command: Sequence[str], gpus_per_node: int) -> str:
@@ -220,7 +234,8 @@ def slurm_script(request: LaunchRequest, command: Sequence[str], gpus_per_node: 
         *("--num-processes", str(request.num_machines * gpus_per_node)),
         *("--num-machines", str(request.num_machines)),
     ]
-    line = f"{shlex.join(words)} --machine-rank $SLURM_NODEID --main-process-ip $MAIN {shlex.join(command[1:])}"
+    machines = "--machine-rank $SLURM_NODEID --main-process-ip $MAIN --main-process-port $PORT"
+    line = f"{shlex.join(words)} {machines} {shlex.join(command[1:])}"
     return f"""#!/bin/bash
 #SBATCH --job-name=llmcls
 #SBATCH --nodes={request.num_machines}
@@ -229,12 +244,18 @@ def slurm_script(request: LaunchRequest, command: Sequence[str], gpus_per_node: 
 #SBATCH --cpus-per-task={4 * gpus_per_node}
 #SBATCH --time=24:00:00
 #SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --signal=TERM@120
+
+# Add what your cluster wants: --partition, --account, and the modules or the environment that llmcls is in.
 
 # Two minutes before its time is over, and when it is preempted, the run writes a checkpoint and ends with code 75;
 # started again with the same --output-dir, it goes on. The folder must be on a file system that all nodes see.
 export MAIN=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun bash -c {shlex.quote(line)}
+export PORT=$((20000 + SLURM_JOB_ID % 20000))   # jobs that share a node do not meet
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # since Slurm 22.05, srun does not take it from the job
+# --wait: a node whose launcher has ended ends the others after two minutes, so that none waits for it.
+srun --wait=120 bash -c {shlex.quote(line)}
 code=$?
 if [ $code -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit $code

@@ -2,7 +2,7 @@
 
 except DeviceFullError:                     # a training step did not fit
     smaller = shrink(settings.training)     # new values, or None when nothing is left to shrink
-    reporter.warn(explain(smaller))
+    reporter.warn(explain(smaller))     # or advise(smaller), where only the user can start anew
 """
 
 from __future__ import annotations
@@ -38,4 +38,13 @@ def explain(smaller: dict[str, int]) -> str:
         f"the device's memory is full: going on with {smaller['per_device_train_batch_size']} rows per device and "
         f"forward pass, accumulated {smaller['gradient_accumulation_steps']} times; the rows of a step stay the same "
         "(training.halve_batch_on_oom)."
+    )
+
+
+def advise(smaller: dict[str, int]) -> str:
+    """One line for the user of a launcher that cannot be told to start all processes again."""
+    words = " ".join(f"--set training.{name}={value}" for name, value in smaller.items())
+    return (
+        f"The same command with {words} goes on from the last checkpoint with the same rows a step; on one machine "
+        "`llmcls train --launch NAME` does that by itself."
     )

@@ -1,6 +1,7 @@
 """The run directory: everything a classifier is, sealed, self-describing, written atomically.
 
-    with writing("runs/tickets") as folder: ...      # appears under its name only when complete
+    with claiming("runs/tickets"):                   # one process writes it, others are refused
+        with writing("runs/tickets") as folder: ...  # appears under its name only when complete
     run = Run.open("runs/tickets")                   # refuses a directory that does not match its seal
 
 Layout: `run.json` (what it is, with versions and the seal), `settings.yaml`, `template.j2`, `shots.json`, `adapter/`
@@ -14,18 +15,21 @@ import ctypes
 import hashlib
 import json
 import os
+import platform
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from llmcls.errors import LlmclsError, LlmclsWarning, several
@@ -159,8 +163,24 @@ class Run:
         return self.path / "tokenizer"
 
 
-def write_card(folder: Path, card: dict[str, Any], settings: Settings, template: PromptTemplate, shots: Shots) -> None:
-    """Write settings, template and shots, then seal every file of the folder in `run.json`."""
+def write_card(
+    folder: Path,
+    card: dict[str, Any],
+    settings: Settings,
+    template: PromptTemplate,
+    shots: Shots,
+    unsealed: Collection[str] = (),
+) -> None:
+    """Write settings, template and shots, then seal every file of the folder in `run.json`, but for those `unsealed`.
+
+    Args:
+        folder: the unfinished run.
+        card: what `run.json` says besides.
+        settings: as resolved.
+        template: the prompt's.
+        shots: its solved examples.
+        unsealed: names at the top of the folder that will be deleted.
+    """
     dumped = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     (folder / "settings.yaml").write_text(dumped, encoding="utf-8")
     (folder / "template.j2").write_bytes(template.source.encode("utf-8"))
@@ -169,11 +189,50 @@ def write_card(folder: Path, card: dict[str, Any], settings: Settings, template:
         for part, chosen in (("examples", shots.examples), ("spares", shots.spares))
     }
     (folder / "shots.json").write_text(json.dumps(stored, ensure_ascii=False, indent=1), encoding="utf-8")
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    seal = {file.relative_to(folder).as_posix(): _sha256(file) for file in files}
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    seal = {name: _sha256(file) for name, file in files.items() if name.partition("/")[0] not in unsealed}
     sealed = {"format": FORMAT, **card, "seal": seal}
     seal[CARD] = _card_digest(sealed)
     (folder / CARD).write_text(json.dumps(sealed, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def default_path(settings: Settings) -> Path:
+    """Where a run goes that was given no name: by its data, its base model and the time."""
+    source = Path((settings.data.source or "data").rstrip("/:")).stem or "data"
+    model = Path(settings.model.base_model).name
+    return Path("runs") / f"{source}-{model}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+@contextmanager
+def claiming(path: str | Path, timeout: float = 10) -> Iterator[None]:
+    """Hold `path.lock` for the block, so that no second process trains the same run; a killed one lets go of it.
+
+    Args:
+        path: the run directory.
+        timeout: seconds to wait for another process; one whose launcher was killed needs a few to end.
+
+    Raises:
+        LlmclsError: when another process holds it, or the place cannot be written.
+    """
+    path = Path(path)
+    file = path.with_name(f"{path.name}.lock")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file, timeout=timeout)
+        lock.acquire()
+        file.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+    except Timeout:
+        holder = file.read_text(encoding="utf-8") or "another process"
+        raise LlmclsError(
+            f"'{path}' is being trained by {holder}; wait for it, or choose another --output-dir."
+        ) from None
+    except OSError as error:
+        raise _no_place(path, error) from error
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager
@@ -194,9 +253,7 @@ def writing(path: str | Path, overwrite: bool = False, keep: bool = False) -> It
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LlmclsError(
-            f"Run directory '{path}' cannot be created: {error.strerror}. Choose --output-dir."
-        ) from error
+        raise _no_place(path, error) from error
     try:
         yield folder
     except (OSError, SafetensorError) as error:
@@ -213,6 +270,10 @@ def writing(path: str | Path, overwrite: bool = False, keep: bool = False) -> It
         shutil.rmtree(replaced)
     else:
         folder.rename(path)
+
+
+def _no_place(path: Path, error: OSError) -> LlmclsError:
+    return LlmclsError(f"Run directory '{path}' cannot be created: {error.strerror}. Choose --output-dir.")
 
 
 def check_free(path: str | Path, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""How a run ends early: asked to by a signal, or because another process of it has failed.
+"""How a run ends early: asked to by a signal, or because another process of it, or their launcher, is gone.
 
 with StopSignals() as stop:              # SIGTERM, SIGINT: then a checkpoint and StoppedError
     ...
@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,13 @@ START_AGAIN = 76
 
 STATUS = "LLMCLS_LAUNCH_STATUS"
 """Names a file in which a process tells `llmcls train --launch` its exit code: torchrun forgets it after a signal."""
+
+GRACE_SECONDS = 100
+"""For the last step and its checkpoint: torchrun's own 30 are short for a large model, and Slurm is asked for 120."""
+
+SYMPTOM_SECONDS = 4
+"""How long a RuntimeError waits: "connection reset by peer" is what the others see when one process has died, and the
+launcher, or that one's own error, says it better."""
 
 
 class StoppedError(LlmclsError):
@@ -63,24 +71,33 @@ class StopSignals:
 
 @contextmanager
 def failing_once() -> Iterator[None]:
-    """Under torchrun: only the first process that fails raises, so that its error is shown once; others leave."""
+    """Under torchrun: only the first process that fails raises, so that its error is shown once; others leave.
+
+    They leave, too, when one of them was killed, and stop as by SIGTERM when their launcher was killed.
+    """
     folder = _attempt_folder()
     if folder is None:
         yield
         return
-    marker, mine = folder / "llmcls-failed", threading.Event()
-    threading.Thread(target=_leave_with_peer, args=(marker, mine), daemon=True).start()
+    failed, own, over = folder / "llmcls-failed", folder / f"llmcls-process-{os.getpid()}", threading.Event()
+    own.touch()
+    threading.Thread(target=_watch, args=(folder, failed, os.getppid(), over), daemon=True).start()
     try:
         yield
     except StoppedError:
         raise
-    except BaseException:
-        mine.set()
+    except BaseException as error:
+        if isinstance(error, RuntimeError):
+            time.sleep(SYMPTOM_SECONDS)
+        over.set()
         try:
-            marker.open("x").close()
+            failed.open("x").close()
         except FileExistsError:
             os._exit(1)
         raise
+    finally:
+        over.set()
+        own.unlink(missing_ok=True)
 
 
 def tell_status(code: int, settings: dict[str, int]) -> bool:
@@ -96,11 +113,27 @@ def tell_status(code: int, settings: dict[str, int]) -> bool:
     return True
 
 
-def _leave_with_peer(marker: Path, mine: threading.Event) -> None:
-    """A process that waits in a collective for a dead one would wait for minutes: signals do not reach it there."""
-    while not mine.wait(1):
-        if marker.exists():
+def _watch(folder: Path, failed: Path, launcher: int, over: threading.Event) -> None:
+    """End this process when others are gone: in a collective it would wait for them, where signals do not reach it."""
+    while not over.wait(1):
+        if failed.exists() or _has_lost_peer(folder):
             os._exit(1)
+        if os.getppid() != launcher:
+            os.kill(os.getpid(), signal.SIGTERM)
+            if not over.wait(GRACE_SECONDS):
+                os._exit(1)
+
+
+def _has_lost_peer(folder: Path) -> bool:
+    """Whether a process of this machine was killed: it could not take its file away."""
+    for file in folder.glob("llmcls-process-*"):
+        try:
+            os.kill(int(file.name.rpartition("-")[2]), 0)
+        except ProcessLookupError:
+            return file.exists()  # it may have ended well just now
+        except PermissionError:
+            continue
+    return False
 
 
 def _attempt_folder() -> Path | None:

@@ -36,7 +36,7 @@ from llmcls.progress import Reporter
 from llmcls.settings import LoraSettings, Settings
 from llmcls.training.batches import Collator, RowOrder, make_dataset
 from llmcls.training.callbacks import HealthCallback, ProgressCallback, StoppingCallback
-from llmcls.training.checkpoints import remove_old, seal_checkpoint
+from llmcls.training.checkpoints import remove_old, seal_checkpoint, writing_checkpoint
 from llmcls.training.stopping import StopSignals
 from llmcls.training.validation import label_metrics
 
@@ -230,11 +230,13 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As TRL's; the checkpoint counts, and older ones go, only when all of it is on the disk."""
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
         folder = Path(self.args.output_dir)
+        with writing_checkpoint(folder / f"checkpoint-{self.state.global_step}") as checkpoint:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                seal_checkpoint(checkpoint)
         if self.is_world_process_zero():
-            seal_checkpoint(folder / f"checkpoint-{self.state.global_step}")
             remove_old(folder, self._keep, self.state.best_model_checkpoint)
         self._saved_at = time.monotonic()
         self.accelerator.wait_for_everyone()

@@ -96,7 +96,12 @@ def start(root: Path) -> Iterator[Start]:
     def start(
         *arguments: str, on: dict[str, Callable[[subprocess.Popen[str]], None]] | None = None, **environment: str
     ) -> Finished:
-        process = begin(*arguments, **environment)
+        return run([sys.executable, *arguments], on, **environment)
+
+    def run(
+        command: list[str], on: dict[str, Callable[[subprocess.Popen[str]], None]] | None = None, **environment: str
+    ) -> Finished:
+        process = spawn(command, **environment)
         watchdog = threading.Timer(TIMEOUT, end_tree, [process])
         watchdog.start()
         waiting, lines = dict(on or {}), []
@@ -113,9 +118,12 @@ def start(root: Path) -> Iterator[Start]:
         return Finished(process.returncode, output)
 
     def begin(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return spawn([sys.executable, *arguments], **environment)
+
+    def spawn(command: list[str], **environment: str) -> subprocess.Popen[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "LLMCLS_"))}
         process = subprocess.Popen(
-            [sys.executable, *arguments],
+            command,
             env=clean
             | {"PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
             | {"CUDA_VISIBLE_DEVICES": ""}
@@ -127,7 +135,7 @@ def start(root: Path) -> Iterator[Start]:
         processes.append(process)
         return process
 
-    start.begin = begin  # type: ignore[attr-defined]
+    start.begin, start.run, start.end_tree = begin, run, end_tree  # type: ignore[attr-defined]
     yield start
     for process in processes:
         end_tree(process)

@@ -6,13 +6,17 @@ import csv
 import importlib.util
 import json
 import math
+import shlex
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 import yaml
 
 from llmcls import train
+from llmcls.errors import LlmclsError
 from llmcls.training.run import Run
 
 pytestmark = pytest.mark.slow
@@ -42,24 +46,49 @@ def one_process(place):
     return get
 
 
+SLOW = """
+import os
+if "RANK" in os.environ:
+    import time
+    import llmcls.training.trainer as trainer
+
+    loss = trainer.LabelTrainer.compute_loss
+    trainer.LabelTrainer.compute_loss = lambda *args, **kwargs: time.sleep(0.5) or loss(*args, **kwargs)
+"""
+
+
 @pytest.mark.parametrize(
-    ("backend", "quantization", "tolerance"),
+    ("backend", "quantization", "tolerance", "kill"),
     [
-        ("ddp", "4bit", EXACT),  # "none": below, with an interruption
-        needs_deepspeed(("zero2", "4bit", EXACT)),
-        needs_deepspeed(("zero3", "none", EXACT)),
-        needs_deepspeed(("zero3", "4bit", HALF)),
+        ("ddp", "4bit", EXACT, None),  # "none": below, with an interruption
+        needs_deepspeed(("zero2", "none", EXACT, "all")),
+        needs_deepspeed(("zero2", "4bit", EXACT, None)),
+        needs_deepspeed(("zero3", "none", EXACT, "launcher")),
+        needs_deepspeed(("zero3", "4bit", HALF, None)),
     ],
 )
-def test_two_processes_learn_what_one_learns(place, start, one_process, tmp_path, backend, quantization, tolerance):
+def test_two_processes_learn_what_one_learns(
+    place, start, root, one_process, tmp_path, backend, quantization, tolerance, kill
+):
     out = tmp_path / "run"
     # Micro-batches of 2, twice, on 2 processes: 8 rows a step, as one process has them.
-    done = start(
+    command = [
         *[*TWO, backend, "--num-processes", "2", "--config", str(place.folder / "settings.yaml")],
         *["--set", "training.per_device_train_batch_size=2", "--set", "training.gradient_accumulation_steps=2"],
+        *["--set", "training.save_strategy=steps", "--set", "training.save_steps=2"],
         *["--quantization", quantization, "--output-dir", str(out)],
-    )
+    ]
+    if kill:
+        # Without their launcher, the processes stop by themselves: the output ends when the last of them does.
+        end = {"all": start.end_tree, "launcher": subprocess.Popen.kill}[kill]
+        (tmp_path / "slow").mkdir()
+        (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW, encoding="utf-8")
+        killed = start(*command, on={"step 3/8": end}, PYTHONPATH=f"{tmp_path / 'slow'}:{root}")
+        assert killed.code == -signal.SIGKILL and not out.exists()
+        assert ("Stopped at step" in killed.output) == (kill == "launcher")
+    done = start(*command)
     assert done.code == 0, done.output
+    assert done.output.count("Going on from") == bool(kill), done.output
     stored = {"none": "unquantised", "4bit": "4-bit"}[quantization]
     assert done.output.count(f"{backend}, 2 processes: CPU, {stored}") == 1, done.output
     assert done.output.count("8 rows a step (2 x 2 x 2 accumulated)") == 1
@@ -71,7 +100,22 @@ def test_two_processes_learn_what_one_learns(place, start, one_process, tmp_path
     assert not math.isclose(expected[0], expected[7], abs_tol=0.1), "a run that learns nothing shows nothing"
     assert place.probabilities(out) == pytest.approx(place.probabilities(one), abs=2 * tolerance)
     assert Run.open(out).card["training"]["processes"] == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"run"}, "nothing unfinished is left"
+    assert {path.name for path in tmp_path.iterdir()} <= {"run", "slow"}, "nothing unfinished is left"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def machine(place, out, rank, address, port):
+    """Arguments of one of two machines that train one run."""
+    return [
+        *[*TWO, "multi_node", "--num-processes", "2", "--num-machines", "2", "--machine-rank", str(rank)],
+        *["--main-process-ip", address, "--main-process-port", port, "--output-dir", str(out)],
+        *["--config", str(place.folder / "settings.yaml"), "--set", "training.per_device_train_batch_size=4"],
+    ]
 
 
 @pytest.mark.parametrize("backend", ["ddp", needs_deepspeed(("zero3",))])
@@ -104,19 +148,9 @@ def figures(run):
 
 
 def test_two_machines_train_one_run(place, start, one_process, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-
-    def arguments(rank):
-        return [
-            *[*TWO, "multi_node", "--num-processes", "2", "--num-machines", "2", "--machine-rank", str(rank)],
-            *["--main-process-ip", "127.0.0.1", "--main-process-port", port, "--output-dir", str(tmp_path / "run")],
-            *["--config", str(place.folder / "settings.yaml"), "--set", "training.per_device_train_batch_size=4"],
-        ]
-
-    second = start.begin(*arguments(1))
-    done = start(*arguments(0))
+    port = free_port()
+    second = start.begin(*machine(place, tmp_path / "run", 1, "127.0.0.1", port))
+    done = start(*machine(place, tmp_path / "run", 0, "127.0.0.1", port))
     assert done.code == 0, done.output
     assert second.wait(60) == 0
     assert "ddp, 2 processes" in done.output
@@ -124,7 +158,44 @@ def test_two_machines_train_one_run(place, start, one_process, tmp_path):
     assert place.losses(tmp_path / "run") == pytest.approx(place.losses(one_process("none")), abs=EXACT)
 
 
-def test_a_terminated_launch_goes_on_where_it_stopped(place, start, one_process, tmp_path):
+# Two network namespaces and a cable: each has an address of its own, and no other way to the other.
+NETWORK = """
+unshare -n sleep 300 &
+other=$!
+until [ "$(readlink /proc/$other/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.1; done
+ip link set lo up && ip link add name here type veth peer name there && ip link set there netns $other || exit 125
+ip addr add 10.77.0.1/24 dev here && ip link set here up || exit 125
+nsenter -t $other -n sh -c "ip link set lo up; ip addr add 10.77.0.2/24 dev there && ip link set there up" || exit 125
+[ "$1" ] || { kill $other; exit 0; }
+GLOO_SOCKET_IFNAME=there nsenter -t $other -n $2 &
+second=$!
+GLOO_SOCKET_IFNAME=here $1
+first=$?
+wait $second
+code=$?
+kill $other
+exit $((first + code))
+"""
+
+
+def test_two_machines_that_share_nothing_but_a_network(place, start, one_process, tmp_path):
+    def network(*commands):
+        return ["unshare", "-rn", "sh", "-c", NETWORK, "sh", *commands]
+
+    try:
+        subprocess.run(network(), check=True, capture_output=True, timeout=20)
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"this system lets nobody make network namespaces: {error}")
+    words = [shlex.join([sys.executable, *machine(place, tmp_path / "run", r, "10.77.0.1", "29500")]) for r in (0, 1)]
+    done = start.run(network(*words))
+    assert done.code == 0, done.output
+    assert done.output.count("ddp, 2 processes") == 1
+    assert place.losses(tmp_path / "run") == pytest.approx(place.losses(one_process("none")), abs=EXACT)
+
+
+def test_a_terminated_launch_goes_on_where_it_stopped_with_any_number_of_processes(
+    place, start, one_process, tmp_path, capsys
+):
     out = tmp_path / "run"
     command = [
         *[*TWO, "ddp", "--num-processes", "2", "--config", str(place.folder / "settings.yaml")],
@@ -135,9 +206,13 @@ def test_a_terminated_launch_goes_on_where_it_stopped(place, start, one_process,
     assert stopped.output.count("the same command with --output-dir") == 1
     assert "Traceback" not in stopped.output
     assert not out.exists()
-    done = start(*command)
-    assert done.code == 0, done.output
-    assert "Going on from" in done.output and "step 2/8" not in done.output
+    other = place.settings | {"training": place.settings["training"] | {"gradient_accumulation_steps": 2}}
+    with pytest.raises(LlmclsError, match="effective batch: was 8, is 16"):
+        train(settings=other, output_dir=out)
+    capsys.readouterr()
+    train(settings=place.settings, output_dir=out)
+    shown = capsys.readouterr().err
+    assert "Going on from" in shown and "step 2/8" not in shown
     assert place.losses(out) == pytest.approx(place.losses(one_process("none")), abs=EXACT)
     assert place.probabilities(out) == pytest.approx(place.probabilities(one_process("none")), abs=EXACT)
 
@@ -168,6 +243,33 @@ def test_one_failing_process_ends_all_and_is_heard_once(place, start, tmp_path):
     assert done.code != 0
     assert done.output.count("Error: the third step of rank 1 fails") == 1, done.output
     assert "[rank0]" not in done.output, "the other process does not add its own traceback"
+
+
+KILLED = """
+import os
+if os.environ.get("RANK") == "1":
+    import signal
+    import llmcls.training.trainer as trainer
+
+    loss = trainer.LabelTrainer.compute_loss
+    def die(self, *args, **kwargs):
+        if self.state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss(self, *args, **kwargs)
+    trainer.LabelTrainer.compute_loss = die
+"""
+
+
+def test_a_killed_process_is_named_by_the_launcher(place, start, root, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(KILLED, encoding="utf-8")
+    done = start(
+        *[*TWO, "ddp", "--num-processes", "2", "--config", str(place.folder / "settings.yaml")],
+        *["--output-dir", str(tmp_path / "run")],
+        PYTHONPATH=f"{tmp_path}:{root}",
+    )
+    assert done.code == 1
+    assert done.output.count("Error: Process 1 was killed by SIGKILL") == 1, done.output
+    assert "Traceback" not in done.output, "what the other process sees of it is not shown"
 
 
 def test_a_configuration_that_would_start_one_process_of_two_is_refused(place, start, tmp_path):

@@ -15,6 +15,7 @@ from llmcls.cli import build_cli
 from llmcls.errors import LlmclsError
 from llmcls.training import launching
 from llmcls.training.launching import LaunchRequest, accelerate_arguments, describe_config, launch_configs
+from llmcls.training.memory import DeviceFullError
 
 NAMES = ["single", "ddp", "zero2", "zero3", "fsdp", "multi_node"]
 
@@ -50,12 +51,13 @@ def test_show_prints_the_file():
 @pytest.mark.parametrize("name", NAMES)
 def test_accelerate_takes_the_printed_line(name):
     machines = ["--num-machines", "2", "--machine-rank", "1", "--main-process-ip", "10.0.0.1"]
-    words = ["--launch", name, "--num-processes", "4", *(machines if name == "multi_node" else [])]
+    number = "1" if name == "single" else "4"
+    words = ["--launch", name, "--num-processes", number, *(machines if name == "multi_node" else [])]
     line = run("launch", "command", *words, "train", "--data", "my tickets.csv", "--set", "seed=1").output
     launch, *arguments = shlex.split(line)[1:]
     parsed = launch_command_parser().parse_args(arguments)
     assert launch == "launch"
-    assert (parsed.module, parsed.training_script, parsed.num_processes) == (True, "llmcls", 4)
+    assert (parsed.module, parsed.training_script, parsed.num_processes) == (True, "llmcls", int(number))
     assert parsed.training_script_args == ["train", "--data", "my tickets.csv", "--set", "seed=1"]
     if name == "multi_node":
         assert (parsed.num_machines, parsed.machine_rank, parsed.main_process_ip) == (2, 1, "10.0.0.1")
@@ -68,6 +70,7 @@ def test_accelerate_takes_the_printed_line(name):
         (("mine.yaml",), "'mine.yaml' is no file"),
         (("ddp", 3, 2, 0, "10.0.0.1"), "multiple of --num-machines 2"),
         (("ddp", 0), "positive"),
+        (("single", 2), "--launch single is one process"),
         (("ddp", 4, 2, 2, "10.0.0.1"), "--machine-rank is 2, but must be from 0 to 1"),
         (("ddp", 4, 2, 1), "needs --main-process-ip"),
         (("ddp",), "--num-processes"),
@@ -94,11 +97,16 @@ def test_several_visible_gpus_mean_ddp_and_it_says_so(monkeypatch):
     started = []
     monkeypatch.setattr(launching, "visible_gpus", lambda: 4)
     monkeypatch.setattr(launching, "launch", lambda *request: started.append(request[:2]) or 3)
-    result = run("train", "--data", "tickets.csv")
+    result = run("train", "--data", "tickets.csv", "--output-dir", "runs/tickets")
     assert "4 GPUs are visible: --launch ddp --num-processes 4" in result.stderr
-    assert started == [(LaunchRequest("ddp"), ["train", "--data", "tickets.csv"])]
+    words = ["train", "--data", "tickets.csv"]
+    assert started == [(LaunchRequest("ddp"), [*words, "--output-dir", "runs/tickets"])]
+    run(*words)
+    request, [*same, option, path] = started[1]
+    assert (request, same, option) == (LaunchRequest("ddp"), words, "--output-dir"), "all attempts write one run"
+    assert path.startswith("runs/tickets-nano-")
     monkeypatch.setenv("LOCAL_RANK", "0")  # the started process does not start any more
-    assert "no such" in str(run("train", "--data", "no-such-file.csv").exception).lower() and len(started) == 1
+    assert "no such" in str(run("train", "--data", "no-such-file.csv").exception).lower() and len(started) == 2
 
 
 def test_processes_without_a_launcher_are_wrong_usage():
@@ -121,22 +129,56 @@ def test_the_batch_file_is_a_shell_script_that_passes_arguments_on(tmp_path):
     commands.mkdir()
     for name, body in {
         "scontrol": 'if [ "$1" = show ]; then echo node-a; echo node-b; else echo "$@" >> "$LOG"; fi',
-        "srun": 'SLURM_NODEID=1 "$@"',
+        "srun": '[ "$1" = --wait=120 ] && [ "$SRUN_CPUS_PER_TASK" = 16 ] && shift && SLURM_NODEID=1 "$@"',
         "llmcls": 'printf "%s\\n" "$@" > "$LOG"; exit 75',
     }.items():
         (commands / name).write_text(f"#!/bin/sh\n{body}\n")
         (commands / name).chmod(0o755)
     log = tmp_path / "log"
-    environment = {"PATH": f"{commands}:{os.environ['PATH']}", "LOG": str(log), "SLURM_JOB_ID": "12"}
+    environment = {"PATH": f"{commands}:{os.environ['PATH']}", "LOG": str(log), "SLURM_JOB_ID": "40012"}
+    environment["SLURM_CPUS_PER_TASK"] = "16"
     done = subprocess.run(["bash", str(written)], env=environment | {"SLURM_JOB_NODELIST": "node-[a-b]"}, timeout=20)
     assert done.returncode == 75
     assert log.read_text().splitlines() == [
         *["train", "--launch", "zero3", "--num-processes", "8", "--num-machines", "2", "--machine-rank", "1"],
-        *["--main-process-ip", "node-a", "--data", "my tickets.csv", "--output-dir", "runs/$x"],
-        "requeue 12",
+        *["--main-process-ip", "node-a", "--main-process-port", "20012"],
+        *["--data", "my tickets.csv", "--output-dir", "runs/$x"],
+        "requeue 40012",
     ]
 
 
 def test_a_batch_job_needs_a_name_for_its_run():
     result = run("launch", "slurm", "train", "--data", "tickets.csv")
     assert "--output-dir" in str(result.exception)
+
+
+def test_one_process_needs_no_launcher(monkeypatch):
+    monkeypatch.setattr(launching, "launch", lambda *_: pytest.fail("a launcher was started"))
+    monkeypatch.setattr(launching, "visible_gpus", lambda: 4)
+    result = run("train", "--launch", "single", "--data", "no-such-file.csv")
+    assert "no such" in str(result.exception).lower()
+
+
+def test_standard_output_is_for_results(monkeypatch):
+    def train(**_):
+        print("compiled something")
+        raise LlmclsError("enough")
+
+    monkeypatch.setattr("llmcls.training.api.train", train)
+    result = run("train", "--data", "demo:", "--json")
+    assert str(result.exception) == "enough"
+    assert result.stdout == "" and "compiled something" in result.stderr
+
+
+def test_full_memory_under_another_launcher_says_how_to_go_on(monkeypatch):
+    def train(**_):
+        raise DeviceFullError("The device's memory is full at step 3.")
+
+    monkeypatch.setattr("llmcls.training.api.train", train)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    words = ["train", "--data", "demo:", "--set", "training.per_device_train_batch_size=6"]
+    message = str(run(*words).exception)
+    assert "memory is full at step 3. The same command with --set training.per_device_train_batch_size=3" in message
+    assert "--set training.gradient_accumulation_steps=2" in message and "llmcls train --launch" in message
+    off = run(*words, "--set", "training.halve_batch_on_oom=false")
+    assert str(off.exception) == "The device's memory is full at step 3."
