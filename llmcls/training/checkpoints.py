@@ -79,11 +79,12 @@ def choose_checkpoint(
         folder: the unfinished run.
         wanted: auto, never, or the path of a checkpoint.
         identity: `describe_run` of this attempt.
-        force: go on although settings or data differ.
+        force: go on although settings or data differ; not with another backend, whose files are other ones.
         reporter: hears of checkpoints that are skipped.
 
     Raises:
-        LlmclsError: when a named checkpoint is not whole, or settings or data differ; every difference is listed.
+        LlmclsError: when a named checkpoint is not whole, another backend wrote it, or settings or data differ; every
+            difference is listed.
     """
     if wanted == "never":
         return None
@@ -101,6 +102,11 @@ def choose_checkpoint(
         raise LlmclsError(f"'{recorded}' is missing, so nobody knows what '{checkpoint}' was trained on.")
     then = json.loads(recorded.read_text(encoding="utf-8"))
     if changed := differences(then, identity):
+        if then.get("backend") != identity["backend"]:
+            raise LlmclsError(
+                f"'{checkpoint}' was written by {then.get('backend')}, which {identity['backend']} cannot read; start "
+                "it as it was, or start over with --resume never."
+            )
         if not force:
             raise LlmclsError(
                 several(changed, f"'{checkpoint}' was written with other settings or data")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,9 +18,11 @@ import torch
 
 from llmcls import train
 from llmcls.errors import LlmclsError
+from llmcls.progress import Reporter
 from llmcls.settings import TrainingSettings
-from llmcls.training import checkpoints
+from llmcls.training import api, checkpoints
 from llmcls.training.memory import shrink
+from llmcls.training.run import claiming
 from llmcls.training.stopping import StoppedError
 
 # A forked process has everything imported already, so a test can afford to kill many.
@@ -64,17 +70,46 @@ def attempt(settings: dict, out: Path, sabotage=None) -> int:
     return process.exitcode
 
 
+def errors(work) -> list[str]:
+    """What `work` yields in a forked process, whose own output has no room to be written to."""
+    ours, theirs = FORK.Pipe(duplex=False)
+
+    def send() -> None:
+        theirs.send(list(work()))
+
+    process = FORK.Process(target=send)
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    finally:
+        process.join(100)
+
+
+def error(settings: dict, out: Path) -> str:
+    """The message with which training fails."""
+    with pytest.raises(LlmclsError) as caught:
+        train(settings=settings, output_dir=out)
+    return str(caught.value)
+
+
 def die(*_args, **_kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_killed_at_random_many_times_it_ends_the_same(settings, uninterrupted, tmp_path):
+@pytest.mark.parametrize(
+    ("when", "kills"), [({}, 6), ({"save_strategy": "no", "save_minutes": 1e-6}, 4)], ids=["steps", "minutes"]
+)
+def test_killed_at_random_many_times_it_ends_the_same(settings, uninterrupted, tmp_path, when, kills):
     chance, out = random.Random(7), tmp_path / "run"
+    settings["training"] |= when
 
     def sabotage() -> None:
         from llmcls.training.trainer import LabelTrainer
 
-        owner, name = chance.choice([(LabelTrainer, "compute_loss"), (torch.optim.AdamW, "step")])
+        owner, name = chance.choice(
+            [(LabelTrainer, "compute_loss"), (torch.optim.AdamW, "step"), (checkpoints, "_fingerprint")]
+        )
         original, left = getattr(owner, name), [chance.randint(1, 4)]
 
         def counted(*args, **kwargs):
@@ -83,7 +118,9 @@ def test_killed_at_random_many_times_it_ends_the_same(settings, uninterrupted, t
 
         setattr(owner, name, counted)
 
-    for _ in range(6):  # of 14 steps each gets at most 2 further: there is a checkpoint every 2, and the 4th is fatal
+    for _ in range(
+        kills
+    ):  # of 14 steps each gets at most 2 further: there is a checkpoint every 2, and the 4th is fatal
         chance.random()  # the forked process's own draws are lost with it
         assert attempt(settings, out, sabotage) == -signal.SIGKILL
     assert attempt(settings, out) == 0
@@ -129,6 +166,139 @@ def test_killed_while_a_checkpoint_is_written_the_one_before_is_used(settings, u
     assert f"{newest}; --resume never begins anew" in shown
     assert ("is skipped: its writing was not finished" in shown) == (moment != "old")
     assert adapter(out) == uninterrupted
+
+
+def at_checkpoint(step: int, act):
+    """Have `act` called just before the checkpoint of a step is written."""
+    from llmcls.training.trainer import LabelTrainer
+
+    original = LabelTrainer._save_checkpoint
+
+    def acting(self, *args):
+        if self.state.global_step == step:
+            act()
+        return original(self, *args)
+
+    LabelTrainer._save_checkpoint = acting
+
+
+@pytest.mark.parametrize("size", [0, 2_000, 50_000])  # Python's own writes fail, torch's, safetensors'
+def test_a_checkpoint_that_cannot_be_written_is_one_sentence_and_the_one_before_is_used(
+    settings, uninterrupted, tmp_path, size, capfd
+):
+    out = tmp_path / "run"
+
+    def work():
+        at_checkpoint(6, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+        yield error(settings, out)
+
+    (message,) = errors(work)
+    assert "checkpoint-6' cannot be written: " in message and "\n" not in message
+    assert "MB free there; make room" in message and "goes on from 'checkpoint-4'" in message
+    left = {path.name for path in (tmp_path / "run.unfinished" / "trainer").glob("checkpoint-*")}
+    assert left == {"checkpoint-2", "checkpoint-4"}, "what was begun takes no room"
+    capfd.readouterr()
+    assert attempt(settings, out) == 0
+    assert "checkpoint-4; --resume never begins anew" in " ".join(capfd.readouterr().err.split())
+    assert adapter(out) == uninterrupted
+
+
+def test_when_the_finished_run_cannot_be_written_nothing_is_lost(settings, uninterrupted, tmp_path, capfd):
+    out = tmp_path / "run"
+
+    def work():
+        original = api.write_card
+
+        def limited(*args, **kwargs):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+            return original(*args, **kwargs)
+
+        api.write_card = limited
+        yield error(settings, out)
+
+    (message,) = errors(work)
+    assert message.startswith("Writing the run failed: ") and not out.exists()
+    capfd.readouterr()
+    assert attempt(settings, out) == 0
+    assert "checkpoint-14; --resume" in " ".join(capfd.readouterr().err.split()), "nothing is trained again"
+    assert adapter(out) == uninterrupted
+    assert not {"trainer", "resume.json"} & {path.name for path in out.iterdir()}
+
+
+def mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True, capture_output=True)
+
+
+def enter_own_namespaces() -> None:
+    """Become root of namespaces of users and mounts (<sched.h>: NEWUSER, NEWNS), where one may mount."""
+    user, group = os.getuid(), os.getgid()
+    if ctypes.CDLL(None, use_errno=True).unshare(0x10000000 | 0x00020000):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+
+
+def test_a_full_disk_and_one_that_becomes_read_only(settings, tmp_path):
+    settings["training"]["save_total_limit"] = 10
+    place = str(tmp_path)
+
+    def work():
+        try:
+            enter_own_namespaces()
+            mount("-t", "tmpfs", "-o", "size=400k", "none", place)  # room for one checkpoint
+        except (OSError, subprocess.SubprocessError) as problem:
+            yield f"no mount: {problem}"
+            return
+        yield error(settings, tmp_path / "run")
+        mount("-o", "remount,size=20m", place)
+        state = tmp_path / "run.unfinished" / "trainer"
+        at_checkpoint(6, lambda: mount("-t", "tmpfs", "-o", "ro", "none", str(state)))
+        yield error(settings, tmp_path / "run")
+        subprocess.run(["umount", str(state)], check=True)
+        mount("-o", "remount,ro", place)
+        yield error(settings, tmp_path / "run")
+        yield " ".join(sorted(path.name for path in state.glob("checkpoint-*")))
+
+    first, *rest = errors(work)
+    if first.startswith("no mount"):
+        pytest.skip(f"this system lets nobody mount a small file system: {first}")
+    full, readonly, impossible, left = first, *rest
+    assert "checkpoint-4' cannot be written: " in full and "with 0 MB free there" in full
+    assert "goes on from 'checkpoint-2'" in full
+    assert "checkpoint-6' cannot be written: Read-only file system" in readonly
+    assert impossible.endswith("run' cannot be created: Read-only file system. Choose --output-dir.")
+    assert left == "checkpoint-2 checkpoint-4"
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
+    out, ready = tmp_path / "runs" / "run", FORK.Event()
+
+    def hold() -> None:
+        with claiming(out):
+            ready.set()
+            signal.pause()
+
+    holder = FORK.Process(target=hold)
+    holder.start()
+    assert ready.wait(30)
+    refused = pytest.raises(LlmclsError, match=rf"run' is being trained by process {holder.pid} on .*; wait for it")
+    with refused, claiming(out, timeout=0):
+        pytest.fail("two processes hold it")
+    holder.kill()
+    refused = pytest.raises(LlmclsError, match="is being trained by")
+    with claiming(out), refused, claiming(out, timeout=0):  # the killed one lets go, although its file is there
+        pytest.fail("one process holds it twice")
+    assert not list(out.parent.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(LlmclsError, match="cannot be created"), claiming(tmp_path / "file" / "run"):
+        pytest.fail("a file holds no folder")
+
+
+def test_training_claims_the_run(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "claiming", functools.partial(claiming, timeout=0))
+    with claiming(tmp_path / "run"), pytest.raises(LlmclsError, match="is being trained by"):
+        train(settings=settings, output_dir=tmp_path / "run")
 
 
 def stopped(settings: dict, out: Path) -> None:
@@ -190,6 +360,18 @@ def test_force_goes_on_all_the_same(settings, tmp_path, capsys):
     shown = " ".join(capsys.readouterr().err.split())
     assert "going on although this differs: training.weight_decay: was 0.0, is 0.01" in shown
     assert "Going on from" in shown
+
+
+def test_another_backends_checkpoint_is_refused_even_by_force(tmp_path):
+    folder = tmp_path / "run.unfinished"
+    (folder / "trainer" / "checkpoint-2").mkdir(parents=True)
+    checkpoints.seal_checkpoint(folder / "trainer" / "checkpoint-2")
+    checkpoints.record_identity(folder, {"backend": "zero2, 2 processes", "seed": 1})
+    for force in (True, False):
+        with pytest.raises(LlmclsError, match="written by zero2, 2 processes, which single or ddp cannot read"):
+            checkpoints.choose_checkpoint(
+                folder, "auto", {"backend": "single or ddp", "seed": 1}, force=force, reporter=Reporter()
+            )
 
 
 def test_never_begins_anew_and_a_named_checkpoint_is_taken(settings, uninterrupted, tmp_path, capsys):
