@@ -4,8 +4,8 @@
     python benchmarks/launch.py --base-model FOLDER --data FILE --rows 32 --repeats 5 --quantization none
 
 Every measurement is a whole `llmcls train` in processes of their own, each with one thread (`OMP_NUM_THREADS=1`), so
-two processes have two cores where one has one; all take the same rows a step (strong scaling). The plans take turns, and
-each is compared with `1 process` of its own round, so that a busy minute disturbs both. Start-up ends with the line
+two processes have two cores where one has one; all take the same rows a step (strong scaling). The plans take turns,
+and each is compared with `1 process` of its own round, so that a busy minute disturbs both. Start-up ends with the line
 "Training ..."; rows/s are the trainer's own, without start-up. What it does not know goes to `llmcls train`.
 """
 

@@ -170,9 +170,14 @@ def launch(request: LaunchRequest, command: Sequence[str], reporter: Reporter) -
         Their exit code: of the first that failed; 75 when a signal stopped them and they can go on.
 
     Raises:
-        LlmclsError: when accelerate refuses the configuration, or a process was killed, which then cannot say so.
+        LlmclsError: when the configuration is for one process or accelerate refuses it, or a process was killed, which
+            then cannot say so.
     """
-    read_config(request.config_file)
+    if read_config(request.config_file)["distributed_type"] in ("NO", False):  # YAML reads a bare NO as False
+        raise LlmclsError(
+            f"'{request.name}' has distributed_type NO, which is one process: leave --launch out, or choose one of "
+            "`llmcls launch list`."
+        )
     command = list(command)
     while True:
         code, settings = _launch_once(request, command)

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -222,7 +222,9 @@ def claiming(path: str | Path, timeout: float = 10) -> Iterator[None]:
         lock.acquire()
         file.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
     except Timeout:
-        holder = file.read_text(encoding="utf-8") or "another process"
+        holder = "another process"
+        with suppress(OSError):  # it may have ended just now
+            holder = file.read_text(encoding="utf-8") or holder
         raise LlmclsError(
             f"'{path}' is being trained by {holder}; wait for it, or choose another --output-dir."
         ) from None
@@ -231,7 +233,8 @@ def claiming(path: str | Path, timeout: float = 10) -> Iterator[None]:
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)
+        with suppress(OSError):  # while it is held, so that nobody's else is deleted; some systems refuse
+            file.unlink()
         lock.release()
 
 

@@ -159,6 +159,14 @@ def test_one_process_needs_no_launcher(monkeypatch):
     assert "no such" in str(result.exception).lower()
 
 
+@pytest.mark.parametrize("word", ["NO", '"NO"'])
+def test_a_file_for_one_process_is_refused(tmp_path, word):
+    own = tmp_path / "own.yaml"
+    own.write_text(f"distributed_type: {word}\nnum_processes: 1\n")
+    message = str(run("train", "--launch", str(own), "--data", "demo:").exception)
+    assert "is one process: leave --launch out" in message
+
+
 def test_standard_output_is_for_results(monkeypatch):
     def train(**_):
         print("compiled something")
