@@ -41,9 +41,10 @@ from llmcls.training.checkpoints import (
     remove_leftovers,
     remove_state,
 )
+from llmcls.training.claim import claiming
 from llmcls.training.memory import DeviceFullError, explain, shrink
 from llmcls.training.preparation import Prepared, check_names, encode_rows, prepare, resolve_class_weights
-from llmcls.training.run import Run, check_free, claiming, default_path, unfinished_folder, write_card, writing
+from llmcls.training.run import Run, check_free, default_path, unfinished_folder, write_card, writing
 from llmcls.training.stopping import StoppedError, StopSignals
 from llmcls.training.world import check_request, join_world, requested_backend
 

@@ -199,7 +199,7 @@ def remove_leftovers(checkpoint: Path) -> None:
         if _step(other) > _step(checkpoint):
             (other / SEAL).unlink(missing_ok=True)
             shutil.rmtree(other)
-    for part in ("adapter", "tokenizer"):
+    for part in ("adapter", "model", "tokenizer"):
         shutil.rmtree(checkpoint.parent.parent / part, ignore_errors=True)
 
 

@@ -1,7 +1,6 @@
 """The run directory: everything a classifier is, sealed, self-describing, written atomically.
 
-    with claiming("runs/tickets"):                   # one process writes it, others are refused
-        with writing("runs/tickets") as folder: ...  # appears under its name only when complete
+    with writing("runs/tickets") as folder: ...      # appears under its name only when complete
     run = Run.open("runs/tickets")                   # refuses a directory that does not match its seal
 
 Layout: `run.json` (what it is, with versions and the seal), `settings.yaml`, `template.j2`, `shots.json`, `adapter/`
@@ -15,13 +14,12 @@ import ctypes
 import hashlib
 import json
 import os
-import platform
 import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -29,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from llmcls.errors import LlmclsError, LlmclsWarning, several
@@ -204,41 +201,6 @@ def default_path(settings: Settings) -> Path:
 
 
 @contextmanager
-def claiming(path: str | Path, timeout: float = 10) -> Iterator[None]:
-    """Hold `path.lock` for the block, so that no second process trains the same run; a killed one lets go of it.
-
-    Args:
-        path: the run directory.
-        timeout: seconds to wait for another process; one whose launcher was killed needs a few to end.
-
-    Raises:
-        LlmclsError: when another process holds it, or the place cannot be written.
-    """
-    path = Path(path)
-    file = path.with_name(f"{path.name}.lock")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file, timeout=timeout)
-        lock.acquire()
-        file.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
-    except Timeout:
-        holder = "another process"
-        with suppress(OSError):  # it may have ended just now
-            holder = file.read_text(encoding="utf-8") or holder
-        raise LlmclsError(
-            f"'{path}' is being trained by {holder}; wait for it, or choose another --output-dir."
-        ) from None
-    except OSError as error:
-        raise _no_place(path, error) from error
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # while it is held, so that nobody's else is deleted; some systems refuse
-            file.unlink()
-        lock.release()
-
-
-@contextmanager
 def writing(path: str | Path, overwrite: bool = False, keep: bool = False) -> Iterator[Path]:
     """Yield a sibling folder to write into; it takes the name `path` only when the block ends without error.
 
@@ -256,7 +218,7 @@ def writing(path: str | Path, overwrite: bool = False, keep: bool = False) -> It
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _no_place(path, error) from error
+        raise no_place(path, error) from error
     try:
         yield folder
     except (OSError, SafetensorError) as error:
@@ -275,7 +237,8 @@ def writing(path: str | Path, overwrite: bool = False, keep: bool = False) -> It
         folder.rename(path)
 
 
-def _no_place(path: Path, error: OSError) -> LlmclsError:
+def no_place(path: Path, error: OSError) -> LlmclsError:
+    """The error for a run directory that the system does not let be made."""
     return LlmclsError(f"Run directory '{path}' cannot be created: {error.strerror}. Choose --output-dir.")
 
 

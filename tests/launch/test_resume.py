@@ -21,8 +21,8 @@ from llmcls.errors import LlmclsError
 from llmcls.progress import Reporter
 from llmcls.settings import TrainingSettings
 from llmcls.training import api, checkpoints
+from llmcls.training.claim import claiming
 from llmcls.training.memory import shrink
-from llmcls.training.run import claiming
 from llmcls.training.stopping import StoppedError
 
 # A forked process has everything imported already, so a test can afford to kill many.
