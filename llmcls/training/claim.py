@@ -45,8 +45,8 @@ def claiming(path: str | Path, timeout: float = 10) -> Iterator[None]:
     except OSError as error:
         raise no_place(path, error) from error
     with stream:
-        stream.write(f"process {os.getpid()} on {platform.node()}")
-        stream.flush()
+        with suppress(OSError):  # a full disk
+            os.write(stream.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
         try:
             yield
         finally:
