@@ -23,6 +23,7 @@ from llmcls.progress import Reporter
 from llmcls.prompt.encoding import Encoder
 from llmcls.records import Example, Prediction
 from llmcls.settings import ModelSettings, PredictionSettings, Settings, make_settings
+from llmcls.several import SeveralLabels, refuse_threshold
 from llmcls.training.preparation import find_template, make_encoder, make_head, prepare
 from llmcls.training.run import Run
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from llmcls.engine.scorer import Scorer
+    from llmcls.evaluation.multilabel import MultiLabelReport
+    from llmcls.thresholds import Thresholds
 
 _CHUNK = 1024
 
@@ -45,6 +48,7 @@ class Classifier:
         formats: device and number formats.
         prediction: how labels are found, and when none is given.
         run: the run it was loaded from, or None.
+        label_separator: joins the labels of a text that may have several.
         processes: those that predict together; all must then make the same calls.
     """
 
@@ -54,7 +58,8 @@ class Classifier:
     run: Run | None
     prediction: PredictionSettings
     _model: Any
-    _scorer: Scorer
+    _scorer: Scorer | SeveralLabels
+    label_separator: str = ","
     processes: Processes | None = None
 
     @classmethod
@@ -99,12 +104,14 @@ class Classifier:
                 f"Template '{used.name}' shows solved examples, but run '{run.path}' was trained without any and keeps "
                 "none; choose another template, or train with this one."
             )
-        encoder = make_encoder(base, tokenizer, used, run.labels, settings.prompt, run.shots, run.has_head)
+        form = settings.answer_form
+        encoder = make_encoder(base, tokenizer, used, run.labels, settings.prompt, run.shots, run.has_head, form)
         formats = choose_formats(settings)
         model: Any = load_model(base, settings.model, formats, make_head(encoder, settings) if run.has_head else None)
         if not run.whole:
             model = PeftModel.from_pretrained(model, run.adapter_path)
-        return cls._make(encoder, base, formats, run, model, prediction or settings.prediction)
+        how = prediction or settings.prediction
+        return cls._make(encoder, base, formats, run, model, how, settings.data.label_separator)
 
     @classmethod
     def zero_shot(
@@ -112,10 +119,10 @@ class Classifier:
         base_model: str,
         labels: Sequence[str] | LabelSet,
         *,
-        template: str = "instruction",
+        template: str | None = None,
         settings: Settings | None = None,
     ) -> Classifier:
-        """A base model as it is, constrained to the labels.
+        """A base model as it is, constrained to the labels; the template is that of the settings when None.
 
         Raises:
             LlmclsError: for an unknown base model or template, labels that are no label set, or `training.objective`
@@ -129,7 +136,8 @@ class Classifier:
         if isinstance(labels, str):
             raise LlmclsError(f"Give a list of labels, not one string: zero_shot(model, [{labels!r}, ...]).")
         given = (settings or Settings()).model_dump()
-        given["model"]["base_model"], given["prompt"]["template"] = base_model, template
+        given["model"]["base_model"] = base_model
+        given["prompt"]["template"] = template or given["prompt"]["template"]
         resolved = make_settings(given)
         known = resolved.data
         label_set = (
@@ -140,11 +148,19 @@ class Classifier:
         prepared = prepare(resolved, label_set)
         formats = choose_formats(resolved)
         model = load_model(prepared.base, resolved.model, formats)
-        return cls._make(prepared.encoder, prepared.base, formats, None, model, resolved.prediction)
+        separator = resolved.data.label_separator
+        return cls._make(prepared.encoder, prepared.base, formats, None, model, resolved.prediction, separator)
 
     @classmethod
     def _make(
-        cls, encoder: Encoder, base: BaseModel, formats: Formats, run: Run | None, model: Any, how: PredictionSettings
+        cls,
+        encoder: Encoder,
+        base: BaseModel,
+        formats: Formats,
+        run: Run | None,
+        model: Any,
+        how: PredictionSettings,
+        separator: str,
     ) -> Classifier:
         from llmcls.engine.scorer import make_scorer
         from llmcls.engine.scores import tie_tolerance
@@ -155,6 +171,13 @@ class Classifier:
                 f"prediction.no_answer is {how.no_answer!r}, which is a label; choose a value that no label has."
             )
         model.eval()
+        if encoder.form != "label":
+            tuned = run.thresholds if run and encoder.form == "yes_no" else None
+            several = SeveralLabels.make(model, encoder, how, tuned, separator)
+            return cls(encoder, base, formats, run, how, model, several, separator)
+        refuse_threshold(how)
+        if how.method == "list":
+            raise LlmclsError("Method 'list' is for the task multi_label; a single label is found by 'exact'.")
         scorer = make_scorer(
             model,
             LabelTrie(encoder.answers, encoder.answer_labels),
@@ -177,18 +200,35 @@ class Classifier:
         return self.labels.names
 
     @property
+    def thresholds(self) -> Thresholds | None:
+        """From which probability on each label is predicted, where all are asked about with yes or no; else None."""
+        return self._scorer.thresholds if isinstance(self._scorer, SeveralLabels) else None
+
+    def untuned(self) -> Classifier:
+        """The same, of a multi-label task with thresholds of 0.5."""
+        scorer = self._scorer
+        return replace(self, _scorer=scorer.untuned()) if isinstance(scorer, SeveralLabels) else self
+
+    @property
     def tie_tolerance(self) -> float:
         """The margin, in nats, below which a prediction counts as a tie."""
         from llmcls.engine.scores import tie_tolerance
 
         return tie_tolerance(self.formats.dtype, self.formats.quantization)
 
-    def predict(self, texts: Iterable[str]) -> list[str]:
-        """The most probable label of each text, or `prediction.no_answer` where a threshold is missed."""
-        return [prediction.label for prediction in self.stream(_as_examples(texts), probabilities=False)]
+    def predict(self, texts: Iterable[str]) -> list[Any]:
+        """The most probable label of each text, or `prediction.no_answer` where a threshold is missed.
+
+        With the task multi_label: a tuple of the text's labels, in the order of `classes_`.
+        """
+        predictions = self.stream(_as_examples(texts), probabilities=False)
+        return [prediction.label if prediction.labels is None else prediction.labels for prediction in predictions]
 
     def predict_proba(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
-        """Probabilities, shape (texts, labels): rows sum to 1, columns in the order of `classes_`."""
+        """Probabilities, shape (texts, labels): rows sum to 1, columns in the order of `classes_`.
+
+        With the task multi_label each is that of the label alone, and rows do not sum to 1.
+        """
         import numpy
 
         rows = [prediction.probabilities for prediction in self.classify(_as_examples(texts))]
@@ -232,6 +272,8 @@ class Classifier:
                 "A classification head can say nothing but its labels, so their mass is always 1; leave --label-mass "
                 "(label_mass) and prediction.min_label_mass out."
             )
+        if wanted.label_mass and isinstance(self._scorer, SeveralLabels):
+            raise LlmclsError("Label mass is for single labels: a text with several may as well have none.")
         chunk: list[Example] = []
         for example in examples:
             chunk.append(example)
@@ -241,7 +283,9 @@ class Classifier:
         if chunk:
             yield from self._score_together(chunk, wanted, advance)
 
-    def evaluate(self, examples: Sequence[Example], *, reporter: Reporter | None = None) -> EvaluationReport:
+    def evaluate(
+        self, examples: Sequence[Example], *, reporter: Reporter | None = None
+    ) -> EvaluationReport | MultiLabelReport:
         """Predict labelled examples and compare.
 
         Raises:
@@ -251,9 +295,13 @@ class Classifier:
             raise LlmclsError(f"{missing[0]} has no label to compare the prediction with; evaluate labelled rows only.")
         return self.report(examples, self.classify(examples, reporter=reporter))
 
-    def report(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> EvaluationReport:
+    def report(
+        self, examples: Sequence[Example], predictions: Sequence[Prediction]
+    ) -> EvaluationReport | MultiLabelReport:
         """Compare predictions with the examples' labels."""
         probabilities = [prediction.probabilities for prediction in predictions]
+        if isinstance(self._scorer, SeveralLabels):
+            return self._scorer.report(examples, predictions)
         return compute_report(
             [example.label or "" for example in examples],
             [prediction.best for prediction in predictions],
@@ -292,7 +340,7 @@ class Classifier:
         _check_fingerprint(base, run)
         head = make_head(self.encoder, run.settings) if run.has_head else None
         model = load_model(base, settings, self.formats, head)
-        made = self._make(self.encoder, base, self.formats, None, model, self.prediction)
+        made = self._make(self.encoder, base, self.formats, None, model, self.prediction, self.label_separator)
         return replace(made, processes=self.processes)
 
     def _score_together(self, chunk: Sequence[Example], wanted: _Wanted, advance: Any) -> Iterable[Prediction]:
@@ -309,6 +357,9 @@ class Classifier:
         if wanted.probabilities and isinstance(scorer, AutoScorer):
             scorer = scorer.exact
         prompts = self.encoder.encode(examples)
+        if isinstance(scorer, SeveralLabels):
+            yield from scorer.predict(prompts, advance)
+            return
         scores = scorer.score([p.input_ids for p in prompts], want_global=wanted.label_mass, progress=advance)
         best = scores.local.double().gather(1, scores.predicted[:, None])[:, 0].exp().tolist()
         masses = [None] * len(prompts) if scores.label_mass is None else scores.label_mass.double().exp().tolist()

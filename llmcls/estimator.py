@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from llmcls.classifier import Classifier
@@ -157,6 +157,11 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if y is None:
             raise InvalidInputError("LLMClassifier requires y to be passed, but the target y is None.")
         texts = self._texts(X)
+        if _has_several_labels(y):
+            raise InvalidInputError(
+                "y has several labels a row, but LLMClassifier learns one; use llmcls.train(data, settings={'task': "
+                "'multi_label'}) and llmcls.Classifier."
+            )
         y = column_or_1d(y, warn=True)
         check_consistent_length(texts, y)
         check_classification_targets(y)
@@ -286,6 +291,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         data.setdefault("validation_size", 0)  # scikit-learn's `fit` learns from every row
         decided = [f"data.{key}" for key in ("source", "text_columns", "label_column", "labels") if data.get(key)]
         decided += ["output_dir"] if merged.get("output_dir") else []
+        decided += ["task"] if merged.get("task", "single_label") != "single_label" else []
         if make_settings(merged).prediction.may_abstain:
             raise LlmclsError(
                 "settings has prediction.min_probability or prediction.min_label_mass, but a scikit-learn classifier "
@@ -299,6 +305,15 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.random_state is not None:
             merged["seed"] = _seed(self.random_state)
         return merged
+
+
+def _has_several_labels(y: Any) -> bool:
+    """Whether `y` is an indicator matrix, or holds lists of classes."""
+    if isinstance(y, list | tuple) and any(
+        isinstance(classes, list | tuple | set) and len(classes) != 1 for classes in y
+    ):
+        return True
+    return bool(type_of_target(y) == "multilabel-indicator")
 
 
 def _as_texts(X: Any) -> list[str]:  # noqa: N803

@@ -15,15 +15,25 @@ class Example:
 
     Attributes:
         text: what is to be classified; several text columns are already joined.
-        label: the true label's name, or None where it is not known (prediction).
+        label: the true label's name, or None where it is not known (prediction); of a multi-label row the names of
+            all its labels, joined by the separator.
         fields: the row's other columns by name, all as text; a template may use them.
         source: where the row came from, for messages: `train.csv:17`.
+        labels: the names of a multi-label row's labels, in the order of the label set; None for a single-label task.
     """
 
     text: str
     label: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The true labels' names: one, or of a multi-label row any number; empty where nothing is known."""
+        if self.labels is not None:
+            return self.labels
+        return () if self.label is None else (self.label,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +41,13 @@ class Prediction:
     """What a classifier says of one text.
 
     Attributes:
-        label: the predicted label's name; the settings' `no_answer` where a threshold was missed.
-        probability: the predicted label's probability; NaN where the method computes none.
-        probabilities: one per label, in the order of the classifier's `classes_`, summing to 1; NaN for labels that
-            the method did not look at; empty where not asked for.
+        label: the predicted label's name; the settings' `no_answer` where a threshold was missed; of a multi-label
+            task all predicted names, joined by the separator.
+        probability: the predicted label's probability; NaN where the method computes none. Multi-label: the smallest
+            of the predicted labels', or where there is none, 1 - the largest of all: how sure the least certain
+            decision is.
+        probabilities: one per label, in the order of the classifier's `classes_`, summing to 1 unless the task is
+            multi-label; NaN for labels that the method did not look at; empty where not asked for.
         margin: log-probability by which the label beats every other one, or a lower bound of it (`best-first`); NaN
             where not computed.
         label_mass: probability that the unconstrained model answers with any valid label at all, or None where not
@@ -43,6 +56,7 @@ class Prediction:
         tie: whether the margin is below what rounding can decide in the model's number format: another batch size or
             device may turn the label round (`llmcls.engine.scores.tie_tolerance`).
         withheld: the predicted label where `label` is `no_answer`; None where the row was answered.
+        labels: the predicted names of a multi-label task, in the order of `classes_`; else None.
     """
 
     label: str
@@ -53,6 +67,7 @@ class Prediction:
     truncated: bool = False
     tie: bool = False
     withheld: str | None = None
+    labels: tuple[str, ...] | None = None
 
     @property
     def best(self) -> str:

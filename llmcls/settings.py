@@ -11,15 +11,17 @@ Hyper-parameters carry the names of the Hugging Face class they go to: `training
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from llmcls.errors import LlmclsError, several
+from llmcls.task import AnswerForm, answer_form, check_task, fill_by_task
 
 # A single name may stand for a list of one: --set data.text_columns=body
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
@@ -42,6 +44,11 @@ class DataSettings(Section):
         (), description="Columns that hold the text, joined with '. '; guessed from the column names when empty."
     )
     label_column: str | None = Field(None, description="Column that holds the label; guessed when not given.")
+    label_separator: str = Field(
+        ",",
+        min_length=1,
+        description="What stands between the labels of a row when the task is multi_label; lists need none.",
+    )
     labels: Names = Field(
         (), description="The labels in the order wanted; all labels of the training split when empty."
     )
@@ -121,7 +128,8 @@ class TrainingSettings(Section):
     objective: Literal["sft", "label", "head"] = Field(
         "sft",
         description="sft: likelihood of the answer's tokens; label: cross-entropy among the valid answers only, the "
-        "distribution that prediction uses; head: a new classification head on the prompt's last token.",
+        "distribution that prediction uses; head: a new classification head on the prompt's last token. With task "
+        "multi_label, label (the default there) and head learn yes or no about every label, sft lists of labels.",
     )
     tuning: Literal["lora", "full"] = Field(
         "lora",
@@ -131,7 +139,9 @@ class TrainingSettings(Section):
         "example", description="Average over rows, or over answer tokens (TRL's way: long labels weigh more)."
     )
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
-        "none", description="Weight of each label's rows in the loss: none, balanced (n / (k * count)), or a mapping."
+        "none",
+        description="Weight of each label's rows in the loss: none, balanced (n / (k * count)), or a mapping; with "
+        "task multi_label of each label's yes, and balanced is (n - count) / count.",
     )
     num_train_epochs: float = Field(3.0, gt=0, description="Passes over the training split.")
     max_steps: int = Field(-1, description="Stop after this many optimizer steps; -1: go by epochs.")
@@ -237,11 +247,12 @@ class TrainingSettings(Section):
 class PredictionSettings(Section):
     """How probabilities are computed."""
 
-    method: Literal["auto", "exact", "greedy", "best-first", "generate", "reference"] = Field(
+    method: Literal["auto", "exact", "greedy", "best-first", "generate", "reference", "list"] = Field(
         "auto",
         description="exact: all probabilities by the packed engine; best-first: certified best label without scoring "
         "all; auto: exact where all probabilities are wanted, else the cheaper of these two; greedy: walk the label "
-        "trie; generate: transformers' generate() with the constraint; reference: one plain forward per row and label.",
+        "trie; generate: transformers' generate() with the constraint; reference: one plain forward per row and label; "
+        "list: generate() of a list of labels, for task multi_label with objective sft.",
     )
     min_probability: float = Field(
         0.0, ge=0, le=1, description="A row whose best label is less probable gets no_answer instead; 0: off."
@@ -255,6 +266,12 @@ class PredictionSettings(Section):
     no_answer: str = Field("no answer", description="What a row below a threshold gets instead of a label.")
     batch_size: int = Field(16, ge=1, description="Rows per forward pass of generate and reference.")
     pack_tokens: int | None = Field(None, ge=64, description="Tokens per pack of the engine; null: by the hardware.")
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Probability from which on a multi_label task predicts a label; null: as tuned on validation.",
+    )
 
     @property
     def may_abstain(self) -> bool:
@@ -277,6 +294,9 @@ class PredictionSettings(Section):
 class Settings(Section):
     """All settings of a run."""
 
+    task: Literal["single_label", "multi_label"] = Field(
+        "single_label", description="Whether a text has exactly one label, or any number of them."
+    )
     data: DataSettings = Field(default_factory=DataSettings, description="Where the rows come from.")
     model: ModelSettings = Field(default_factory=ModelSettings, description="The base model.")
     prompt: PromptSettings = Field(default_factory=PromptSettings, description="How a row becomes a prompt.")
@@ -286,9 +306,19 @@ class Settings(Section):
     output_dir: str | None = Field(None, description="Run directory; runs/DATA-MODEL-TIME when not given.")
     seed: int = Field(42, ge=0, description="Seed of splits, shots, initial weights and shuffling.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_by_task(cls, values: Any) -> Any:
+        return fill_by_task(values)
+
+    @property
+    def answer_form(self) -> AnswerForm:
+        """What the model answers."""
+        return answer_form(self.task, self.prediction.method)
+
     @model_validator(mode="after")
     def _refuse_impossible(self) -> Settings:
-        problems = []
+        problems = check_task(self)
         if self.lora.use_dora and self.model.quantization == "8bit":
             problems.append("lora.use_dora does not work with model.quantization 8bit; use 4bit or none")
         if self.training.tuning == "full" and self.model.quantization != "none":
@@ -347,34 +377,6 @@ def fields(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tu
             yield f"{prefix}{name}", info
 
 
-def starter_file() -> str:
-    """A YAML file with every setting at its default, commented with what it means."""
-    lines = ["# Settings of llmcls. Every line is a default; keep what you change and delete the rest."]
-    defaults = Settings().model_dump(mode="json")
-    for name, info in Settings.model_fields.items():
-        lines += ["", f"# {info.description}"]
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
-            lines.append(f"{name}:")
-            for key, inner in info.annotation.model_fields.items():
-                lines += [
-                    f"  # {inner.description}{_choices(inner.annotation)}",
-                    f"  {_line(key, defaults[name][key])}",
-                ]
-        else:
-            lines.append(_line(name, defaults[name]))
-    return "\n".join(lines) + "\n"
-
-
-def _line(key: str, value: Any) -> str:
-    dumped = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
-    return f"{key}: {dumped.removesuffix('...' + chr(10)).strip()}"
-
-
-def _choices(annotation: Any) -> str:
-    options = [str(arg) for arg in get_args(annotation) if isinstance(arg, str)]
-    return f" One of: {', '.join(options)}." if len(options) > 1 else ""
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -394,7 +396,8 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise LlmclsError(f"'{assignment}' is no assignment; write it as training.max_steps=100.")
     try:
-        parsed: Any = yaml.safe_load(value)
+        # A lone mark is text, such as a separator: YAML reads | as an empty block, # as a comment, - as a list.
+        parsed: Any = value if re.fullmatch(r"[^\w\s~]", value) else yaml.safe_load(value)
     except yaml.YAMLError:
         parsed = value
     if isinstance(parsed, str):

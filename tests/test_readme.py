@@ -26,11 +26,15 @@ def readme(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Path:
-    """A folder as the README assumes it: tickets.csv to train on, new.csv and new.txt to classify."""
+    """A folder as the README assumes it: tickets.csv and mails.csv to train on, new.csv and new.txt to classify."""
     labelled = [(f"My parcel number {n} should have been here on Tuesday", "delivery") for n in range(20)]
     labelled += [(f"You took {n} euros twice", "billing") for n in range(20)]
     rows = "\n".join(f'"{text}",{label}' for text, label in labelled)
     (tmp_path / "tickets.csv").write_text(f"text,label\n{rows}\n", encoding="utf-8")
+    several = [(f"Where is parcel {n}? And you took {n} euros twice", '"billing,delivery"') for n in range(10)]
+    several += [*labelled[::2], *((f"Thank you {n} times", "") for n in range(10))]
+    rows = "\n".join(f'"{text}",{labels}' for text, labels in several)
+    (tmp_path / "mails.csv").write_text(f"text,labels\n{rows}\n", encoding="utf-8")
     (tmp_path / "new.csv").write_text("id,text\n1,where is my parcel?\n2,send me an invoice\n", encoding="utf-8")
     (tmp_path / "new.txt").write_text("where is my parcel?\nsend me an invoice\n", encoding="utf-8")
     return tmp_path

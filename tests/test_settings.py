@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from llmcls import LlmclsError
-from llmcls.settings import Section, Settings, fields, load_settings, make_settings, starter_file, unknown_setting
+from llmcls.cli.config import starter_file
+from llmcls.settings import Section, Settings, fields, load_settings, make_settings, unknown_setting
 
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcls"
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, get_args
 
 import click
 
 from llmcls.cli.shared import gather_settings, settings_options, show_json
 from llmcls.errors import LlmclsError
-from llmcls.settings import Settings, starter_file
+from llmcls.settings import Section, Settings
 
 
 @click.group("config", short_help="Show, describe and start settings files.")
@@ -50,3 +51,33 @@ def init(path: str | None) -> None:
     except OSError as error:
         raise LlmclsError(f"'{path}' cannot be written: {error.strerror}.") from error
     click.echo(f"Written to {path}. Use it with: llmcls train --config {path}")
+
+
+def starter_file() -> str:
+    """A YAML file with every setting at its default, commented with what it means."""
+    lines = ["# Settings of llmcls. Every line is a default; keep what you change and delete the rest."]
+    defaults = Settings().model_dump(mode="json")
+    for name, info in Settings.model_fields.items():
+        lines += ["", f"# {info.description}"]
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            lines.append(f"{name}:")
+            for key, inner in info.annotation.model_fields.items():
+                lines += [
+                    f"  # {inner.description}{_choices(inner.annotation)}",
+                    f"  {_line(key, defaults[name][key])}",
+                ]
+        else:
+            lines.append(_line(name, defaults[name]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(key: str, value: Any) -> str:
+    import yaml
+
+    dumped = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+    return f"{key}: {dumped.removesuffix('...' + chr(10)).strip()}"
+
+
+def _choices(annotation: Any) -> str:
+    options = [str(arg) for arg in get_args(annotation) if isinstance(arg, str)]
+    return f" One of: {', '.join(options)}." if len(options) > 1 else ""

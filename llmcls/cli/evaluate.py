@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llmcls.classifier import Classifier
     from llmcls.data.splits import DataSplits
     from llmcls.evaluation.metrics import EvaluationReport
+    from llmcls.evaluation.multilabel import MultiLabelReport
     from llmcls.progress import Reporter
     from llmcls.records import Example
     from llmcls.training.run import Run
@@ -71,13 +72,14 @@ def command(
     reporter = start(quiet, as_json)
     from llmcls.classifier import Classifier
     from llmcls.evaluation import tables
-    from llmcls.evaluation.baseline import evaluate_baseline
+    from llmcls.evaluation.baseline import evaluate_baseline, evaluate_multilabel_baseline
     from llmcls.evaluation.files import write_metrics, write_predictions
+    from llmcls.evaluation.metrics import EvaluationReport
     from llmcls.training.run import Run
 
     run = Run.open(run_path)
     examples, name = _read(run, data, text_columns, label_column, split, reporter)
-    train = _read_train(run) if baseline else []
+    own = _read_rows_of_baseline(run) if baseline else None
     folder = Path(output_dir) if output_dir else run.path / "evaluation" / name
     _make_folder(folder)
     processes = join_processes()
@@ -97,9 +99,13 @@ def command(
     others = {}
     if before:
         others["before"] = _evaluate_untrained(classifier, base_model, examples, reporter)
-    if baseline:
+    if own is not None:
         reporter.say("Training TF-IDF + logistic regression")
-        others["baseline"] = evaluate_baseline(train, examples, run.labels)
+        others["baseline"] = (
+            evaluate_baseline(own.train, examples, run.labels)
+            if isinstance(report, EvaluationReport)
+            else evaluate_multilabel_baseline(own.train, own.validation, examples, run.labels)
+        )
     for kind, other in others.items():
         written.append(f"metrics-{kind}.json")
         write_metrics(other, folder / written[-1])
@@ -111,7 +117,9 @@ def command(
         show(tables.comparison_table(other, report, headings=(_heading(kind, run), "this run")))
     if not others:
         show(tables.summary_table(report, title=f"{run.path.name} on {name}"))
-    show(tables.class_table(report), tables.confusion_table(report))
+    show(tables.class_table(report))
+    if isinstance(report, EvaluationReport):
+        show(tables.confusion_table(report))
     reporter.say(f"Written to {folder}: {', '.join(written)}")
 
 
@@ -140,6 +148,7 @@ def _read(
         labels=run.labels,
         text_columns=text_columns or run.card["data"]["text_columns"],
         label_column=label_column or run.card["data"]["label_column"],
+        label_separator=run.label_separator,
         split=chosen,
     )
     # Never 'test' alone: `llmcls runs list` would show it as the run's accuracy on its own test split.
@@ -181,11 +190,11 @@ def _load_own(run: Run) -> DataSplits:
         ) from error
 
 
-def _read_train(run: Run) -> list[Example]:
-    """The rows that a baseline is trained on."""
+def _read_rows_of_baseline(run: Run) -> DataSplits:
+    """The rows that a baseline is trained, and its thresholds tuned on."""
     if run.settings.data.source is None:
         raise LlmclsError("--baseline needs the training rows, but this run was trained on data from Python.")
-    return list(_load_own(run).train)
+    return _load_own(run)
 
 
 def _make_folder(folder: Path) -> None:
@@ -206,9 +215,9 @@ def _heading(kind: str, run: Run) -> str:
 
 def _evaluate_untrained(
     classifier: Classifier, base_model: str | None, examples: Sequence[Example], reporter: Reporter
-) -> EvaluationReport:
+) -> EvaluationReport | MultiLabelReport:
     run = classifier.run
     kept = "the head it began with" if run and run.has_head else "its own output layer"
     reporter.say(f"The base model as it was before training, with {kept}")
-    with classifier.untrained(base_model) as before:
+    with classifier.untuned().untrained(base_model) as before:
         return before.evaluate(examples, reporter=reporter)

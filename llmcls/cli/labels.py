@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmcls.cli.shared import gather_settings, settings_options, show, show_json, start, table
-from llmcls.errors import LlmclsWarning
+from llmcls.errors import LlmclsError, LlmclsWarning
 
 if TYPE_CHECKING:
     from llmcls.engine.choice import Choice
@@ -108,7 +108,9 @@ def _of_run(run_path: str, template: str | None, data: str | None) -> tuple[Enco
     tokenizer = AutoTokenizer.from_pretrained(run.tokenizer_path)
     used = find_template(template) if template else run.template
     examples = _read(run.settings, data) if data else ()
-    return make_encoder(base, tokenizer, used, run.labels, run.settings.prompt, run.shots, run.has_head), examples
+    form = run.settings.answer_form
+    encoder = make_encoder(base, tokenizer, used, run.labels, run.settings.prompt, run.shots, run.has_head, form)
+    return encoder, examples
 
 
 def _of_settings(settings: Settings, labels: str | None) -> tuple[Encoder, Sequence[Example]]:
@@ -155,6 +157,11 @@ def _measure(
         own = sum(len(prompt.input_ids) for prompt in prompts) / len(prompts) - prefix
     else:
         own = max(bare - prefix, 0) + (ASSUMED_TEXT_TOKENS if text_tokens is None else text_tokens)
+    if encoder.form != "label":
+        raise LlmclsError(
+            "labels inspect tells what finding one label costs, but with the task multi_label a text may have several; "
+            "`llmcls templates show` shows what is asked."
+        )
     trie, shape, device = (
         LabelTrie(encoder.answers, encoder.answer_labels),
         PromptShape(prefix, own, rows),

@@ -20,6 +20,7 @@ from llmcls.cli.outputs import FileOutput, StandardOutput, TableOutput
 from llmcls.cli.predictions import Input, Tally, predict_batches, rows_at_once, warm_up
 from llmcls.cli.shared import (
     QUANTIZATIONS,
+    TASKS,
     change_prediction,
     column_options,
     gather_settings,
@@ -48,6 +49,7 @@ METHODS = click.Choice(get_args(PredictionSettings.model_fields["method"].annota
 @click.option("--run", "run_path", metavar="DIR", help="A trained run.")
 @click.option("--base-model", metavar="M", help="Without --run: predict with a base model as it is (zero-shot).")
 @click.option("--labels", metavar="A,B,C", help="The labels for zero-shot prediction; quote one that holds a comma.")
+@click.option("--task", type=TASKS, help="Zero-shot: one label a text (the default), or any number of them.")
 @click.option("--input", "source", metavar="FILE|-", help="Texts to classify; - reads one text a line from the input.")
 @click.option("--output", metavar="FILE", help="CSV (or .jsonl) file to write; standard output when not given.")
 @click.option(
@@ -61,6 +63,9 @@ METHODS = click.Choice(get_args(PredictionSettings.model_fields["method"].annota
 @click.option("--method", type=METHODS, help="How labels are found (prediction.method).")
 @click.option("--quantization", type=QUANTIZATIONS, help="How base weights are stored.")
 @click.option("--probabilities", "all_probabilities", is_flag=True, help="Add one column per label: p(LABEL).")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), metavar="P", help="Several labels a text: predict those as probable."
+)
 @click.option("--label-mass", is_flag=True, help="Add how probable any valid label is; low: a text unlike the labels.")
 @click.option("--margin", is_flag=True, help="Add by how much the label beats every other one, in nats; 0: a tie.")
 @threshold_options
@@ -73,6 +78,7 @@ def command(
     run_path: str | None,
     base_model: str | None,
     labels: str | None,
+    task: str | None,
     source: str | None,
     output: str | None,
     resume: str,
@@ -80,6 +86,7 @@ def command(
     method: str | None,
     quantization: str | None,
     all_probabilities: bool,
+    threshold: float | None,
     label_mass: bool,
     margin: bool,
     min_probability: float | None,
@@ -92,6 +99,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Classify texts; adds the columns `predicted` and `probability`.
+
+    Where a text may have several labels, `predicted` holds them as the label column does (in JSON as a list), and
+    `probability` is that of the least probable of them; of a text without labels, that no label applies.
 
     \b
     llmcls predict --run runs/tickets "Where is my parcel?"
@@ -109,12 +119,14 @@ def command(
         raise click.UsageError("Give either texts or --input FILE.")
     if not run_path and not labels:
         raise click.UsageError("Give --run DIR, or --labels A,B,C with a --base-model M (default: nano).")
-    if run_path and labels:
-        raise click.UsageError("--labels is for zero-shot prediction; a run has its own labels.")
+    if run_path and (labels or task):
+        raise click.UsageError("--labels and --task are for zero-shot prediction; a run has its own labels and task.")
     settings = gather_settings(
         files,
         assignments,
+        task=task,
         prediction__method=method,
+        prediction__threshold=threshold,
         prediction__min_probability=min_probability,
         prediction__min_label_mass=min_label_mass,
     )
@@ -130,8 +142,10 @@ def command(
     run = Run.open(run_path) if run_path else None
     if label_mass and run and run.has_head:
         raise LlmclsError("A classification head can say nothing but its labels; leave --label-mass out.")
+    if label_mass and run and run.label_separator:
+        raise LlmclsError("Label mass is for single labels; leave --label-mass out.")
     how = _prediction_settings(run, settings) if run else settings.prediction
-    given = _open(texts, source, text_columns or (run.card["data"]["text_columns"] if run else ()), label_column)
+    given = _open(texts, source, run, text_columns, label_column)
     lines = as_json or bool(output and output.endswith((".jsonl", ".ndjson")))
     with _destination(output, reporter, as_table=bool(texts) and not as_json and sys.stdout.isatty()) as written:
         if run:
@@ -169,7 +183,9 @@ def command(
                 advance=advance,
             ):
                 tally = tally.plus(batch)
-                rows = (_row(values, found, classifier, all_probabilities, margin) for values, found in batch.results)
+                rows = (
+                    _row(values, found, classifier, all_probabilities, margin, lines) for values, found in batch.results
+                )
                 written.add(rows, batch.bad, tally)
         written.finish(tally)
     if not texts:
@@ -206,7 +222,7 @@ def _identify(
         "number formats": [str(classifier.formats.dtype), classifier.formats.quantization],
         "template": _digest(encoder.template.source),
         "labels": _digest([asdict(label) for label in classifier.labels]),
-        "prompt": [encoder.max_length, encoder.truncation_side],
+        "prompt": [encoder.max_length, encoder.truncation_side, encoder.form],
         "prediction": how.model_dump(mode="json", exclude={"batch_size", "pack_tokens"}),
     }
 
@@ -252,23 +268,34 @@ def _zero_shot(
             update={"model": settings.model.model_copy(update={"quantization": quantization})}
         )
     (names,) = csv.reader([labels], skipinitialspace=True)  # a label that holds a comma is written in quotes
-    return Classifier.zero_shot(
-        base_model, [name.strip() for name in names], template=template or settings.prompt.template, settings=settings
-    )
+    return Classifier.zero_shot(base_model, [name.strip() for name in names], template=template, settings=settings)
 
 
-def _open(texts: tuple[str, ...], source: str | None, text_columns: Sequence[str], label_column: str | None) -> Input:
+def _open(
+    texts: tuple[str, ...],
+    source: str | None,
+    run: Run | None,
+    text_columns: Sequence[str],
+    label_column: str | None,
+) -> Input:
     if texts:
         return Input.of_texts(texts)
     if source is None or source == "-":
         return Input.of_lines(sys.stdin.buffer)
-    return Input.of_data(source, text_columns, label_column)
+    text_columns = text_columns or (run.card["data"]["text_columns"] if run else ())
+    return Input.of_data(source, text_columns, label_column, run.label_separator if run else None)
 
 
 def _row(
-    values: Mapping[str, Any], prediction: Prediction, classifier: Classifier, all_probabilities: bool, margin: bool
+    values: Mapping[str, Any],
+    prediction: Prediction,
+    classifier: Classifier,
+    all_probabilities: bool,
+    margin: bool,
+    in_json: bool,
 ) -> dict[str, Any]:
-    row = {**values, "predicted": prediction.label, "probability": round(prediction.probability, 6)}
+    predicted = prediction.label if prediction.labels is None or not in_json else list(prediction.labels)
+    row = {**values, "predicted": predicted, "probability": round(prediction.probability, 6)}
     if margin:
         row["margin"] = round(prediction.margin, 6)
     if prediction.label_mass is not None:

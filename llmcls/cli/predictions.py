@@ -102,13 +102,17 @@ class Input:
         return cls(["text"], lambda start: islice(_read_lines(stream), start, None))
 
     @classmethod
-    def of_data(cls, source: str, text_columns: Sequence[str], label_column: str | None) -> Input:
+    def of_data(
+        cls, source: str, text_columns: Sequence[str], label_column: str | None, label_separator: str | None = None
+    ) -> Input:
         """Whatever a dataset reader reads; a single file is told by its place, size and time of change.
 
         Raises:
             LlmclsError: see `load_examples`.
         """
-        stream = load_examples(source, text_columns=text_columns, label_column=label_column)
+        stream = load_examples(
+            source, text_columns=text_columns, label_column=label_column, label_separator=label_separator
+        )
         identity = None
         if not has_scheme(source) and (path := to_path(source)).is_file():
             found = path.stat()

@@ -59,7 +59,8 @@ def list_(root: str, as_json: bool) -> None:
             accuracy,
         )
     show(shown)
-    click.echo("accuracy: on the test split, once `llmcls evaluate --run RUN` has measured it.")
+    click.echo("accuracy: on the test split, once `llmcls evaluate --run RUN` has measured it; of all labels of a row")
+    click.echo("together where it may have several.")
 
 
 @command.command("show", short_help="Show what a run is, and verify it.")
@@ -91,7 +92,9 @@ def show_(run: str, as_json: bool) -> None:
     show(shown)
     for metrics in sorted((opened.path / "evaluation").glob("*/metrics.json")):
         figures = json.loads(metrics.read_text(encoding="utf-8"))
-        click.echo(f"{metrics.parent.name}: accuracy {figures['accuracy']:.4f}, macro-F1 {figures['macro_f1']:.4f}")
+        wanted = ("micro_f1", "macro_f1", "subset_accuracy") if opened.label_separator else ("accuracy", "macro_f1")
+        shown_figures = (f"{name.replace('_f1', '-F1').replace('_', ' ')} {figures[name]:.4f}" for name in wanted)
+        click.echo(f"{metrics.parent.name}: {', '.join(shown_figures)}")
 
 
 def _readable(value: Any) -> str:
@@ -119,4 +122,5 @@ def _accuracy(path: Path) -> float | None:
     metrics = path / "evaluation" / "test" / "metrics.json"
     if not metrics.is_file():
         return None
-    return float(json.loads(metrics.read_text(encoding="utf-8"))["accuracy"])
+    figures = json.loads(metrics.read_text(encoding="utf-8"))
+    return float(figures["accuracy" if "accuracy" in figures else "subset_accuracy"])

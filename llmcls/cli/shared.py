@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 QUANTIZATIONS = click.Choice(["none", "8bit", "4bit"])
+TASKS = click.Choice(["single_label", "multi_label"])
 
 
 def output_options(function: F) -> F:
@@ -75,7 +76,8 @@ def change_prediction(run: Run, **changes: Any) -> PredictionSettings:
         LlmclsError: for settings that contradict each other.
     """
     wanted = {name: value for name, value in changes.items() if value is not None}
-    return make_settings({"prediction": {**run.settings.prediction.model_dump(), **wanted}}).prediction
+    trained = run.settings.model_dump()
+    return make_settings({**trained, "prediction": {**trained["prediction"], **wanted}}).prediction
 
 
 def gather_settings(files: Sequence[str], assignments: Sequence[str], **options: Any) -> Settings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -83,7 +83,8 @@ def show_(
         moved = {"base_model": base_model} if base_model else {}
         base = find_base_model(run.model_settings.model_copy(update=moved))
         tokenizer = AutoTokenizer.from_pretrained(run.tokenizer_path)
-        encoder = make_encoder(base, tokenizer, template, run.labels, settings.prompt, run.shots, run.has_head)
+        form = settings.answer_form
+        encoder = make_encoder(base, tokenizer, template, run.labels, settings.prompt, run.shots, run.has_head, form)
         if data or settings.data.source:
             examples = load_training_data(settings, data).train
         else:
@@ -102,7 +103,7 @@ def show_(
         raise LlmclsError(f"--row is {row}, but there are {len(examples)} training rows: 0 to {len(examples) - 1}.")
     shared = _shared_tokens(encoder, examples)
     example = examples[row]
-    answer = encoder.answers[encoder.labels.position(example.label or "")]
+    answer, carrying = _answer(encoder, example)
     views = encoder.view(example)
     if as_json:
         tokens = [
@@ -110,16 +111,39 @@ def show_(
             for place, view in enumerate(views)
         ]
         tokens += [
-            {"id": token_id, "text": piece, "from": "answer", "shared": False, "loss": True}
-            for token_id, piece in zip(answer, _pieces(encoder, views[-1].id, answer), strict=True)
+            {"id": token_id, "text": piece, "from": "answer", "shared": False, "loss": place in carrying}
+            for place, (token_id, piece) in enumerate(zip(answer, _pieces(encoder, views[-1].id, answer), strict=True))
         ]
         show_json({"template": encoder.template.name, "row": example.source, "tokens": tokens})
         return
     click.echo(f"Template '{encoder.template.name}' for {whose}, row {row} ({example.source or 'no source'})")
-    click.echo(
-        f"{len(views)} prompt tokens, {shared} of them shared by all rows; {len(answer)} answer tokens carry loss"
-    )
+    click.echo(f"{len(views)} prompt tokens, {shared} of them shared by all rows; {_what_is_learnt(encoder, answer)}")
     show(_legend(), _render(views, shared, _pieces(encoder, views[-1].id, answer)))
+
+
+def _answer(encoder: Encoder, example: Example) -> tuple[Sequence[int], Collection[int]]:
+    """What follows the prompt, and the places of its tokens that carry loss.
+
+    Of a multi-label task the question about the row's first label with its yes, or about the first of all with its no.
+    """
+    from llmcls.engine.lists import list_items
+
+    at = encoder.labels.position(example.names[0]) if example.names else 0
+    if encoder.form == "label":
+        return encoder.answers[at], range(len(encoder.answers[at]))
+    if encoder.form == "list":
+        said = list_items(encoder).tokens([encoder.labels.position(name) for name in example.names])
+        return said, range(len(said))
+    yes, no = encoder.answers[at], encoder.denials[at]
+    chosen = yes if example.names else no
+    decided = next(place for place, (one, other) in enumerate(zip(yes, no, strict=False)) if one != other)
+    return chosen[: decided + 1], (decided,)
+
+
+def _what_is_learnt(encoder: Encoder, answer: Sequence[int]) -> str:
+    if encoder.form != "yes_no":
+        return f"{len(answer)} answer tokens carry loss"
+    return f"one of {len(encoder.labels)} questions is shown, whose last token carries loss"
 
 
 def _shared_tokens(encoder: Encoder, examples: tuple[Example, ...]) -> int:

@@ -14,6 +14,7 @@ import click
 from llmcls.cli.launch import machine_options
 from llmcls.cli.shared import (
     QUANTIZATIONS,
+    TASKS,
     column_options,
     gather_settings,
     output_options,
@@ -38,6 +39,7 @@ class KeepsArguments(click.Command):
 @click.command("train", cls=KeepsArguments)
 @click.option("--data", metavar="DIR|FILE|SPEC", help="Labelled texts: a folder, a file, demo:, hub:NAME, ...")
 @column_options
+@click.option("--task", type=TASKS, help="Whether a text has one label (the default), or any number of them.")
 @click.option("--base-model", metavar="M", help="A name from `llmcls models list`, a Hub id, or a folder.")
 @click.option("--template", metavar="T", help="A name from `llmcls templates list`, or a .j2 file.")
 @click.option("--quantization", type=QUANTIZATIONS, help="How base weights are stored while training.")
@@ -67,6 +69,7 @@ def command(
     data: str | None,
     text_columns: tuple[str, ...],
     label_column: str | None,
+    task: str | None,
     base_model: str | None,
     template: str | None,
     quantization: str | None,
@@ -92,6 +95,7 @@ def command(
     settings = gather_settings(
         files,
         assignments,
+        task=task,
         data__source=data,
         data__text_columns=text_columns,
         data__label_column=label_column,

@@ -24,10 +24,12 @@ class Columns:
     Attributes:
         text: the text column or columns; several are joined in this order.
         label: the label column, or None where labels are not read.
+        label_separator: what stands between the labels of a row in a multi-label task; None: a row has one label.
     """
 
     text: tuple[str, ...]
     label: str | None = None
+    label_separator: str | None = None
 
     def __post_init__(self) -> None:
         problems = [f"text column '{name}' is named twice" for name, count in Counter(self.text).items() if count > 1]
@@ -65,6 +67,7 @@ def choose_columns(
     text: Sequence[str] = (),
     label: str | None = None,
     require_label: bool = True,
+    label_separator: str | None = None,
     where: str = "the data",
 ) -> Columns:
     """Take the named columns, and guess those that are not named.
@@ -74,6 +77,7 @@ def choose_columns(
         text: the text columns' names; empty to guess.
         label: the label column's name; None to guess.
         require_label: False for prediction: a label column is then taken only if it is named and there.
+        label_separator: see `Columns`.
         where: what to call the source in messages.
 
     Raises:
@@ -92,7 +96,7 @@ def choose_columns(
     if not text:
         candidates = [name for name in columns if name != label]
         text = candidates if len(candidates) == 1 else [_guess(columns, "text", candidates, TEXT_NAMES, where)]
-    return Columns(tuple(text), label)
+    return Columns(tuple(text), label, label_separator)
 
 
 def separator_hint(columns: Sequence[str]) -> str:

@@ -17,7 +17,8 @@ def cut_stratified(examples: Sequence[Example], size: float, seed: int) -> tuple
     """Cut a share of the examples off, with every label in about the same proportion on both sides.
 
     Only examples whose text occurs once and whose label occurs at least twice among those can be cut off: a
-    repeated text would otherwise be learnt and asked. At least as many are cut off as there are such labels.
+    repeated text would otherwise be learnt and asked. At least as many are cut off as there are such labels. An
+    example with several labels counts as one of its rarest, whose proportion is the hardest to keep.
 
     Args:
         examples: the examples, all with labels.
@@ -31,9 +32,10 @@ def cut_stratified(examples: Sequence[Example], size: float, seed: int) -> tuple
 
     texts = Counter(example.text for example in examples)
     single = [position for position, example in enumerate(examples) if texts[example.text] == 1]
-    members = Counter(examples[position].label for position in single)
-    candidates = [position for position in single if members[examples[position].label] > 1]
-    labels = [examples[position].label for position in candidates]
+    label_of = rarest_labels(examples)
+    members = Counter(label_of[position] for position in single)
+    candidates = [position for position in single if members[label_of[position]] > 1]
+    labels = [label_of[position] for position in candidates]
     classes = len(set(labels))
     # scikit-learn wants at least one example per label on either side.
     wanted = min(max(round(len(examples) * size), classes), len(candidates) - classes)
@@ -43,6 +45,12 @@ def cut_stratified(examples: Sequence[Example], size: float, seed: int) -> tuple
     cut = set(chosen)
     stay = [example for position, example in enumerate(examples) if position not in cut]
     return stay, [example for position, example in enumerate(examples) if position in cut]
+
+
+def rarest_labels(examples: Sequence[Example]) -> list[str]:
+    """Of each example's labels the one that the fewest examples have; an empty name where there is none."""
+    counts = Counter(name for example in examples for name in example.names)
+    return [min(example.names, key=lambda name: (counts[name], name), default="") for example in examples]
 
 
 def cap_per_class(examples: Sequence[Example], limit: int, seed: int) -> list[Example]:

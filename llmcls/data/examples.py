@@ -61,8 +61,10 @@ def example_maker(
     """The function that turns one row of this table into an example, or into its problem."""
     others = [name for name in table.columns if name not in columns.text and name != columns.label]
     class_names = class_names_of(table, columns)
+    separator = columns.label_separator
     known = None if known_labels is None else frozenset(known_labels)
     spellings = spellings or {}
+    rank = {name: place for place, name in enumerate(known_labels or class_names)}
 
     @cache
     def unknown_label(label: str) -> str:
@@ -75,8 +77,13 @@ def example_maker(
             return f"{row.source}: {row.problem}"
         try:
             text = join_texts([as_text(row.values.get(name), name) for name in columns.text])
-            label = None if columns.label is None else name_label(row.values.get(columns.label), class_names)
-            label = spellings.get(label, label) if label else label
+            label, labels = None, None
+            if columns.label is not None and separator is not None:
+                labels = name_labels(row.values.get(columns.label), separator, class_names, rank, spellings)
+                label = separator.join(labels)
+            elif columns.label is not None:
+                label = name_label(row.values.get(columns.label), class_names)
+                label = spellings.get(label, label) if label else label
             fields = {name: as_field(row.values.get(name)) for name in others}
         except ValueError as error:
             return f"{row.source}: {error}"
@@ -84,11 +91,12 @@ def example_maker(
             wrong = [] if text.strip() else ["the row has no text"]
             if label is None:
                 wrong.append("the label is missing")
-            elif known is not None and label not in known:
-                wrong.append(unknown_label(label))
+            elif known is not None:
+                names = (label,) if labels is None else labels
+                wrong += [unknown_label(name) for name in names if name not in known]
             if wrong:
                 return f"{row.source}: {' and '.join(wrong)}"
-        return Example(text, label, fields, row.source)
+        return Example(text, label, fields, row.source, labels)
 
     return make
 
@@ -168,6 +176,43 @@ def name_label(value: object, class_names: Sequence[str] = ()) -> str | None:
             f"label {number} is no class index; the {len(class_names)} class names have 0 to {len(class_names) - 1}"
         )
     return class_names[number]
+
+
+def name_labels(
+    value: Any,
+    separator: str,
+    class_names: Sequence[str] = (),
+    rank: Mapping[str, int] | None = None,
+    spellings: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """The names of a row's labels, each once, by their rank, and those without one last by name.
+
+    `spellings` gives the name of an alias.
+
+    Text is cut at the separator, and what is blank between two separators is left out; a list is taken as it is. A
+    missing value is a row without labels: an empty cell of a CSV file is NaN to pandas.
+
+    Raises:
+        ValueError: when one of them cannot be a label, or holds the separator.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()  # NumPy's arrays and scalars, as pandas reads Parquet's lists
+    if isinstance(value, str):
+        parts: Sequence[Any] = [part for part in value.split(separator) if part.strip()]
+    elif isinstance(value, list | tuple | set):
+        parts = tuple(value)
+    else:
+        parts = () if is_missing(value) else (value,)
+    names = set()
+    for part in parts:
+        name = name_label(part, class_names)
+        if name is None:
+            raise ValueError("the list of labels holds an empty one")
+        if separator in name:
+            raise ValueError(f"label {name!r} holds the separator {separator!r}; choose another data.label_separator")
+        names.add((spellings or {}).get(name, name))
+    places = rank or {}
+    return tuple(sorted(names, key=lambda name: (places.get(name, len(places)), name)))
 
 
 def is_missing(value: object) -> bool:

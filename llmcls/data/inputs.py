@@ -88,6 +88,7 @@ def load_examples(
     *,
     text_columns: Sequence[str] = (),
     label_column: str | None = None,
+    label_separator: str | None = None,
     split: str | None = None,
     catalog: Mapping[str, DatasetReader] | None = None,
 ) -> ExampleStream:
@@ -97,6 +98,7 @@ def load_examples(
         data: a specification, a path, or a Python object; see `llmcls.data.sources.open_tables`.
         text_columns: the columns that hold the text; empty to guess one.
         label_column: read where the data has it, so that a prediction can be compared; never needed.
+        label_separator: what stands between the labels of a row, which may have any number; None: it has one.
         split: which split; None where there is only one.
         catalog: the dataset readers by name; all that plugins registered when None.
 
@@ -105,7 +107,12 @@ def load_examples(
     """
     table = _one_table(data, split, catalog)
     columns = choose_columns(
-        table.columns, text=text_columns, label=label_column, require_label=False, where=describe(data)
+        table.columns,
+        text=text_columns,
+        label=label_column,
+        require_label=False,
+        label_separator=label_separator,
+        where=describe(data),
     )
     return ExampleStream(table, columns)
 
@@ -116,17 +123,20 @@ def load_labelled(
     labels: LabelSet,
     text_columns: Sequence[str] = (),
     label_column: str | None = None,
+    label_separator: str | None = None,
     split: str | None = None,
     catalog: Mapping[str, DatasetReader] | None = None,
 ) -> list[Example]:
-    """Read one split for evaluation: every row has a text and one of the labels.
+    """Read one split for evaluation: every row has a text and one of the labels, or with a separator any number.
 
     Raises:
         LlmclsError: for wrong columns and splits, no rows, and bad rows: all of them at once, with file and line.
     """
     where = describe(data)
     table = _one_table(data, split, catalog)
-    columns = choose_columns(table.columns, text=text_columns, label=label_column, where=where)
+    columns = choose_columns(
+        table.columns, text=text_columns, label=label_column, label_separator=label_separator, where=where
+    )
     examples, problems = make_examples(
         table, columns, require_labels=True, known_labels=labels.names, spellings=labels.spellings
     )

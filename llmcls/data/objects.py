@@ -83,11 +83,11 @@ def table_from_dataset(dataset: Any, name: str) -> Table:
     """The table of a `datasets.Dataset`, read in batches; `ClassLabel` columns bring their class names."""
     columns = list(dataset.column_names)
     check_header(columns, f"the {name} data")
-    class_names = {
-        column: tuple(feature.names)
-        for column, feature in dataset.features.items()
-        if type(feature).__name__ == "ClassLabel" and feature.names
-    }
+    class_names = {}
+    for column, feature in dataset.features.items():
+        inner = getattr(feature, "feature", feature)  # of a list of classes
+        if type(inner).__name__ == "ClassLabel" and inner.names:
+            class_names[column] = tuple(inner.names)
 
     def walk() -> Iterator[dict[str, Any]]:
         for batch in dataset.with_format(None).iter(batch_size=1000):

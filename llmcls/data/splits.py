@@ -80,6 +80,7 @@ def load_data(
     validation_size: float = 0.1,
     test_size: float = 0.0,
     seed: int = 42,
+    label_separator: str | None = None,
     max_per_class: Mapping[str, int] | None = None,
     catalog: Mapping[str, DatasetReader] | None = None,
 ) -> DataSplits:
@@ -94,6 +95,7 @@ def load_data(
         validation_size: the share of train that becomes validation where there is no such split; 0 for none.
         test_size: the same for test, cut first; with 0 evaluation falls on validation.
         seed: decides every cut and every cap.
+        label_separator: what stands between the labels of a row, which may have any number; None: it has one.
         max_per_class: per split, keep at most so many examples of each label, after the cuts.
         catalog: the dataset readers by name; all that plugins registered when None.
 
@@ -109,7 +111,9 @@ def load_data(
     tables = open_tables(data, catalog)
     if "train" not in tables:
         raise LlmclsError(f"{where} has no train split; it has: {', '.join(tables)}.")
-    columns = choose_columns(tables["train"].columns, text=text_columns, label=label_column, where=where)
+    columns = choose_columns(
+        tables["train"].columns, text=text_columns, label=label_column, label_separator=label_separator, where=where
+    )
     notes = _guess_notes(columns, text_columns, label_column)
     if ignored := [name for name in tables if name not in SPLITS]:
         notes.append(f"splits that are not used: {', '.join(ignored)}")
@@ -180,8 +184,9 @@ def _read_splits(
             splits[split], found = make_examples(
                 table, columns, require_labels=True, known_labels=known, spellings=spellings
             )
-            unlabelled = split != "train" and not splits[split] and _all_unlabelled(found)
+            unlabelled = split != "train" and _all_unlabelled(splits[split], found)
         if unlabelled:
+            splits[split] = []
             message = f"{split}: no row has a label, so this split is left out"
             notes.append(message)
             warnings.warn(f"{where}, {message}; it can only be predicted.", LlmclsWarning, stacklevel=3)
@@ -191,7 +196,7 @@ def _read_splits(
         problems += found
         if split == "train" and given is None:
             names = [name for name in class_names_of(table, columns) if spellings.get(name, name) == name]
-            known = names or sorted({str(example.label) for example in splits[split]}) or None
+            known = names or sorted({name for example in splits[split] for name in example.names}) or None
     if problems:
         raise LlmclsError(several(problems, f"{where} cannot be used"))
     if given is not None:
@@ -202,8 +207,10 @@ def _read_splits(
         raise LlmclsError(f"In {where}, column '{columns.label}': {error}") from error
 
 
-def _all_unlabelled(problems: Sequence[str]) -> bool:
-    return bool(problems) and all(problem.endswith("the label is missing") for problem in problems)
+def _all_unlabelled(examples: Sequence[Example], problems: Sequence[str]) -> bool:
+    """Whether no row has a label; a multi-label row may have none, but hardly all of them."""
+    missing = all(problem.endswith("the label is missing") for problem in problems)
+    return bool(examples or problems) and missing and not any(example.names for example in examples)
 
 
 def _cut_missing(splits: dict[str, list[Example]], validation_size: float, test_size: float, seed: int) -> list[str]:
@@ -230,7 +237,7 @@ def _cut_missing(splits: dict[str, list[Example]], validation_size: float, test_
 
 
 def _label_notes(splits: Mapping[str, Sequence[Example]], labels: LabelSet) -> list[str]:
-    seen = {example.label for example in splits["train"]}
+    seen = {name for example in splits["train"] for name in example.names}
     if never := [name for name in labels.names if name not in seen]:
         shown = ", ".join(never[:10]) + (f" and {len(never) - 10} more" if len(never) > 10 else "")
         return [f"labels without a training row: {shown}"]
@@ -247,9 +254,9 @@ def _repetition_notes(splits: Mapping[str, Sequence[Example]]) -> list[str]:
             ambiguous.add(example.text)
     if ambiguous:
         counts = Counter(example.text in ambiguous for example in splits["train"])
-        notes.append(
-            f"train: texts with more than one label: {len(ambiguous)} ({counts[True]} rows); settle on one label each"
-        )
+        several_labels = splits["train"][0].labels is not None
+        what, each = ("different labels", "the same labels") if several_labels else ("more than one label", "one label")
+        notes.append(f"train: texts with {what}: {len(ambiguous)} ({counts[True]} rows); settle on {each} each")
     for split in ("validation", "test"):
         if repeated := sum(example.text in label_of for example in splits[split]):
             notes.append(

@@ -20,7 +20,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from llmcls.engine.trie import Ints
-from llmcls.model.head import LabelHead
+from llmcls.model.head import SEVERAL, LabelHead
 
 VERIFIED = frozenset(
     {
@@ -50,6 +50,8 @@ def vocabulary_size(model: Any) -> int:
     """Number of tokens the model can say, or of labels its head knows."""
     config = bare(model).config
     size: int = config.num_labels if has_head(model) else config.get_text_config(decoder=True).vocab_size
+    if has_head(model) and config.problem_type == SEVERAL:
+        size += 1  # the no of every label
     return size
 
 
@@ -121,6 +123,7 @@ class Decoder:
         self._body = base.get_decoder()
         self._has_head = has_head(model)
         self._head = base.score if self._has_head else base.get_output_embeddings()
+        self._label_logits: Any = base.label_logits if self._has_head else None
         config = base.config.get_text_config(decoder=True)
         # Granite divides and Cohere multiplies the logits by a constant; no other verified model touches them.
         scale = 1.0 / getattr(config, "logits_scaling", 1.0) * getattr(config, "logit_scale", 1.0)
@@ -142,8 +145,9 @@ class Decoder:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits over the full vocabulary, (n, hidden) -> (n, vocabulary)."""
-        if self._has_head:  # in float32, unlike the decoder
-            hidden = hidden.to(self._head.weight.dtype)
+        if self._has_head:
+            labels: torch.Tensor = self._label_logits(hidden)
+            return labels
         logits: torch.Tensor = self._head(hidden).float()
         return logits * self._scale
 
@@ -165,6 +169,7 @@ class HeadRows:
         self._tokens = tokens.to(head.weight.device)
         self._weight: torch.Tensor | None = None
         here = len(head.weight) > 0 and head.weight.device.type != "meta"  # ZeRO-3 leaves no rows in place
+        here = here and bool((tokens < len(head.weight)).all())  # a no of every label is in no weight
         if type(head) is torch.nn.Linear and not hasattr(head, "_hf_hook") and here:
             self._weight = head.weight.detach()[self._tokens].float().mul_(decoder._scale)
             self._bias = None if head.bias is None else head.bias.detach()[self._tokens].float() * decoder._scale

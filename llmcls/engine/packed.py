@@ -79,11 +79,18 @@ class PackedScorer:
             empty = torch.empty(0, len(self.trie.answers))
             return LabelScores.from_exact(empty, empty if want_global else None, 0, self.trie)
         plan = self._plan(want_global)
+        local, global_ = self.run(rows, plan, want_global, progress)
+        return LabelScores.from_exact(local, global_, len(plan.branch.tokens), self.trie)
+
+    def run(
+        self, rows: list[list[int]], plan: ScoringPlan, full: bool = False, progress: Progress | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What `plan` says of at least one row: (rows, labels) of its choices, and under the full softmax if asked."""
         with torch.no_grad(), evaluating(self.model):
             prefix = self.prefixes.prepare(rows)
             shared = len(prefix.ids)
             forest = RowForest([row[shared:] for row in rows], [plan.branch] * len(rows), shared)
-            edges = EdgeScorer(self.decoder, plan, len(rows), want_global)
+            edges = EdgeScorer(self.decoder, plan, len(rows), full)
             state = TreeState(self.decoder, prefix)
             done = 0
             for start, stop in even_cuts(forest.size, self.pack_tokens):
@@ -95,8 +102,7 @@ class PackedScorer:
                 if progress is not None and finished > done:
                     progress(finished - done)
                 done = finished
-            local, global_ = edges.result()
-        return LabelScores.from_exact(local, global_, len(plan.branch.tokens), self.trie)
+            return edges.result()
 
     def _plan(self, full: bool) -> ScoringPlan:
         if full not in self._plans:

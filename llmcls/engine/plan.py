@@ -74,11 +74,7 @@ class ScoringPlan:
         by_level = np.argsort(level, kind="stable").astype(np.int64)
         edge_levels = np.split(by_level, np.flatnonzero(np.diff(level[by_level])) + 1) if len(by_level) else []
         return cls(
-            branch=Branch(
-                tokens=trie.token[fed],
-                depth=trie.depth[fed],
-                exit=np.searchsorted(fed, trie.exit[fed]).astype(np.int64),
-            ),
+            branch=_branch(trie, fed),
             scored_at=np.searchsorted(fed, scored).astype(np.int64) - (scored == 0),
             edge_start=edge_start,
             edge_column=edge_column.astype(np.int64).reshape(-1),
@@ -86,6 +82,32 @@ class ScoringPlan:
             edge_parent=edge_parent,
             edge_levels=tuple(edge_levels),
             answer_edge=last_edge[trie.leaf],
+        )
+
+    @classmethod
+    def for_questions(cls, trie: LabelTrie, yes: Ints, no: Ints) -> ScoringPlan:
+        """Plan independent decisions: `yes[j]` and `no[j]` are the trie's answers to question j.
+
+        Only the questions' ends are scored, each between its own two answers whatever else may follow there, and
+        nothing is accumulated: `accumulate` gives (rows, questions), log P(yes). An end is scored once for every
+        question that ends there.
+        """
+        question = np.argsort(trie.parent[trie.leaf[yes]], kind="stable")  # in the order of their ends
+        place = np.argsort(question)
+        ends = trie.parent[trie.leaf[yes[question]]]
+        fed = np.flatnonzero(trie.fed)
+        fed = fed[fed > 0]
+        edge_node = np.stack([trie.leaf[yes[question]], trie.leaf[no[question]]], axis=1).reshape(-1)
+        tokens, edge_column = np.unique(trie.token[edge_node], return_inverse=True)
+        return cls(
+            branch=_branch(trie, fed),
+            scored_at=np.searchsorted(fed, ends).astype(np.int64) - (ends == 0),
+            edge_start=2 * np.arange(len(ends) + 1, dtype=np.int64),
+            edge_column=edge_column.astype(np.int64).reshape(-1),
+            tokens=tokens,
+            edge_parent=np.full(len(edge_node), -1, dtype=np.int64),
+            edge_levels=(np.arange(len(edge_node), dtype=np.int64),),
+            answer_edge=2 * place.astype(np.int64),
         )
 
     @property
@@ -110,3 +132,8 @@ class ScoringPlan:
             total[:, edges] += total[:, parents]
         last = np.where(self.answer_edge < 0, self.edges, self.answer_edge)
         return total[:, torch.from_numpy(last).to(choices.device)]
+
+
+def _branch(trie: LabelTrie, fed: Ints) -> Branch:
+    """The fed nodes, ascending and without the root, as they follow a row's own tokens."""
+    return Branch(trie.token[fed], trie.depth[fed], np.searchsorted(fed, trie.exit[fed]).astype(np.int64))

@@ -50,11 +50,7 @@ class LabelConstraintLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Scores (sequences, vocabulary) with minus infinity at every token that continues no label."""
         allowed = [self.allowed(tokens) for tokens in input_ids[:, self.prompt_length :].tolist()]
-        rows = torch.tensor([row for row, tokens in enumerate(allowed) for _ in tokens], device=scores.device)
-        columns = torch.tensor([token for tokens in allowed for token in tokens], device=scores.device)
-        masked = torch.full_like(scores, float("-inf"))
-        masked[rows, columns] = scores[rows, columns]
-        return masked  # type: ignore[return-value]
+        return mask_all_but(scores, allowed)
 
     def allowed(self, generated: Sequence[int]) -> list[int]:
         """The tokens that may come after `generated`, the tokens since the prompt."""
@@ -71,3 +67,12 @@ class LabelConstraintLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             return sorted(closing if self.pad_token_id is None else closing | {self.pad_token_id})
         tokens: list[int] = self.trie.token[self.trie.children(node)].tolist()
         return tokens
+
+
+def mask_all_but(scores: torch.FloatTensor, allowed: Sequence[Sequence[int]]) -> torch.FloatTensor:
+    """Scores (sequences, vocabulary) with minus infinity at every token but each sequence's allowed ones."""
+    rows = torch.tensor([row for row, tokens in enumerate(allowed) for _ in tokens], device=scores.device)
+    columns = torch.tensor([token for tokens in allowed for token in tokens], device=scores.device)
+    masked = torch.full_like(scores, float("-inf"))
+    masked[rows, columns] = scores[rows, columns]
+    return masked  # type: ignore[return-value]

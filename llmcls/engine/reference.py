@@ -118,7 +118,7 @@ def generate_answers(
     )
     found: list[int] = []
     device = bare(model).device
-    with torch.no_grad(), evaluating(model), _only_config(model, config):
+    with torch.no_grad(), evaluating(model), only_config(model, config):
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             width = max(map(len, batch))
@@ -162,7 +162,7 @@ def _answer_of(trie: LabelTrie, generated: Sequence[int]) -> int:
 
 
 @contextmanager
-def _only_config(model: Any, config: GenerationConfig) -> Iterator[None]:
+def only_config(model: Any, config: GenerationConfig) -> Iterator[None]:
     """Generate by `config` alone: a checkpoint's own file (penalties, suppressed tokens) would fill every gap in it."""
     owners = {id(owner): owner for owner in (model, bare(model))}.values()
     before = [(owner, owner.generation_config) for owner in owners]

@@ -20,12 +20,13 @@ from typing import IO, Any
 
 from llmcls.errors import LlmclsError
 from llmcls.evaluation.metrics import ClassMetrics, EvaluationReport
+from llmcls.evaluation.multilabel import LabelMetrics, MultiLabelReport
 from llmcls.records import Example, Prediction
 
 PREDICTION_COLUMNS = ("source", "text", "label", "predicted", "probability", "correct")
 
 
-def write_metrics(report: EvaluationReport, path: str | Path) -> None:
+def write_metrics(report: EvaluationReport | MultiLabelReport, path: str | Path) -> None:
     """Write the report as JSON: sorted keys, `per_class` by label name, undefined figures as null.
 
     `never_occurred` is written too, for readers of the file; `read_metrics` derives it again.
@@ -41,7 +42,7 @@ def write_metrics(report: EvaluationReport, path: str | Path) -> None:
         file.write("{\n" + ",\n".join(entries) + "\n}\n")
 
 
-def read_metrics(path: str | Path) -> EvaluationReport:
+def read_metrics(path: str | Path) -> EvaluationReport | MultiLabelReport:
     """Read what `write_metrics` wrote: an equal report.
 
     Raises:
@@ -49,11 +50,15 @@ def read_metrics(path: str | Path) -> EvaluationReport:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        fields = {field.name: content[field.name] for field in dataclasses.fields(EvaluationReport)}
+        several_labels = "subset_accuracy" in content
+        kind = MultiLabelReport if several_labels else EvaluationReport
+        entry = LabelMetrics if several_labels else ClassMetrics
+        fields = {field.name: content[field.name] for field in dataclasses.fields(kind)}
         fields["labels"] = tuple(content["labels"])
-        fields["per_class"] = tuple(ClassMetrics(label=name, **content["per_class"][name]) for name in fields["labels"])
-        fields["confusion"] = tuple(map(tuple, content["confusion"]))
-        return EvaluationReport(**fields)
+        fields["per_class"] = tuple(entry(label=name, **content["per_class"][name]) for name in fields["labels"])
+        if not several_labels:
+            fields["confusion"] = tuple(map(tuple, content["confusion"]))
+        return kind(**fields)
     except OSError as error:
         raise LlmclsError(f"Cannot read the metrics file {path}: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -3,6 +3,7 @@
     console.print(summary_table(report), class_table(report), confusion_table(report))
     console.print(comparison_table(before, after))
 
+All but `confusion_table` take the report of a multi-label evaluation as well.
 Label names are shown literally, whatever markup, control characters or wide characters they hold.
 """
 
@@ -19,6 +20,9 @@ from rich.text import Text
 
 from llmcls.errors import LlmclsError
 from llmcls.evaluation.metrics import EvaluationReport
+from llmcls.evaluation.multilabel import LabelMetrics, MultiLabelReport
+
+Report = EvaluationReport | MultiLabelReport
 
 MATRIX_LABELS = 12  # a matrix of more labels does not fit 80 columns
 CLASS_ROWS = 100
@@ -41,14 +45,28 @@ _FIGURES = (
     ("coverage", "rows answered (coverage)", 0),
     ("answered_accuracy", "accuracy on answered rows", 1),
 )
+_MULTILABEL_FIGURES = (
+    ("micro_f1", "micro F1", 1),
+    ("macro_f1", "macro F1", 1),
+    ("weighted_f1", "weighted F1", 1),
+    ("micro_precision", "micro precision", 1),
+    ("micro_recall", "micro recall", 1),
+    ("subset_accuracy", "subset accuracy (all labels right)", 1),
+    ("hamming_loss", "Hamming loss", -1),
+    ("mean_average_precision", "mean average precision", 1),
+    ("macro_roc_auc", "macro ROC-AUC", 1),
+    ("log_loss", "log loss per label (nats)", -1),
+    ("labels_per_row", "labels per row", 0),
+    ("predicted_per_row", "predicted per row", 0),
+)
 
 
-def summary_table(report: EvaluationReport, title: str = "Evaluation") -> RenderableType:
+def summary_table(report: Report, title: str = "Evaluation") -> RenderableType:
     """The overall figures, one a line; below it the labels of which nothing is known."""
     table = _table(title)
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for field, name, _ in _FIGURES:
+    for field, name, _ in _figures(report):
         if (value := getattr(report, field)) is not None:
             table.add_row(name, f"{value:.4f}")
     table.add_section()
@@ -64,11 +82,15 @@ def summary_table(report: EvaluationReport, title: str = "Evaluation") -> Render
     return _with_note(table, Text.assemble("never occur in these rows: ", names, more))
 
 
-def class_table(report: EvaluationReport, shown: int = CLASS_ROWS) -> RenderableType:
-    """Precision, recall, F1 and support of each label; of more than `shown` labels those with the lowest F1."""
+def class_table(report: Report, shown: int = CLASS_ROWS) -> RenderableType:
+    """Precision, recall, F1 and support of each label; of more than `shown` labels those with the lowest F1.
+
+    A multi-label report adds the average precision and the threshold of each.
+    """
     table = _table("By label")
     _add_label_column(table, "label")
-    for heading in ("precision", "recall", "F1", "support"):
+    more = ("AP", "threshold") if isinstance(report, MultiLabelReport) else ()
+    for heading in ("precision", "recall", "F1", "support", *more):
         table.add_column(heading, justify="right", no_wrap=True)
     entries: Sequence[int] = range(len(report.labels))
     note = ""
@@ -80,7 +102,10 @@ def class_table(report: EvaluationReport, shown: int = CLASS_ROWS) -> Renderable
     for i in entries:
         entry = report.per_class[i]
         figures = (_number(entry.precision, 3), _number(entry.recall, 3), _number(entry.f1, 3))
-        table.add_row(_literal(entry.label), *figures, f"{entry.support:,}", style="" if entry.support else "dim")
+        cells = [*figures, f"{entry.support:,}"]
+        if isinstance(entry, LabelMetrics):
+            cells += [_number(entry.average_precision, 3), _number(entry.threshold, 3)]
+        table.add_row(_literal(entry.label), *cells, style="" if entry.support else "dim")
     return _with_note(table, note)
 
 
@@ -93,9 +118,7 @@ def confusion_table(report: EvaluationReport) -> RenderableType:
     return _matrix(report) if fits else _pairs(report)
 
 
-def comparison_table(
-    before: EvaluationReport, after: EvaluationReport, headings: tuple[str, str] = ("before", "after")
-) -> RenderableType:
+def comparison_table(before: Report, after: Report, headings: tuple[str, str] = ("before", "after")) -> RenderableType:
     """Two reports on the same rows side by side, with the difference; green is better, red is worse.
 
     Below the overall figures stands the F1 of each label; of more than 12 labels, those that changed most.
@@ -116,11 +139,11 @@ def comparison_table(
     _add_label_column(table, "figure")
     for column in (*headings, "change"):
         table.add_column(Text(column), justify="right", no_wrap=True)
-    for field, name, better in _FIGURES:
+    for field, name, better in _figures(after):
         first, second = getattr(before, field), getattr(after, field)
         if first is not None or second is not None:
             table.add_row(name, _number(first, 4), _number(second, 4), _change(first, second, 4, better))
-    f1 = [(one.f1, two.f1) for one, two in zip(before.per_class, after.per_class, strict=True)]
+    f1 = list(zip(_f1(before), _f1(after), strict=True))
     entries: Sequence[int] = range(len(f1))
     note = ""
     if len(f1) > MATRIX_LABELS:
@@ -206,5 +229,13 @@ def _change(before: float | None, after: float | None, digits: int, better: int)
     return Text(f"{change:+.{digits}f}" if change else "=", "green" if gain > 0 else "red" if gain < 0 else "")
 
 
-def _supports(report: EvaluationReport) -> tuple[int, ...]:
+def _figures(report: Report) -> tuple[tuple[str, str, int], ...]:
+    return _MULTILABEL_FIGURES if isinstance(report, MultiLabelReport) else _FIGURES
+
+
+def _f1(report: Report) -> list[float | None]:
+    return [entry.f1 for entry in report.per_class]
+
+
+def _supports(report: Report) -> tuple[int, ...]:
     return tuple(entry.support for entry in report.per_class)

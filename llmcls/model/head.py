@@ -23,6 +23,9 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from llmcls.errors import LlmclsError
 
+SEVERAL = "multi_label_classification"
+"""What transformers calls it in a configuration when every label has a sigmoid of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -32,11 +35,13 @@ class Head:
         labels: the label names, in order.
         pad_token_id: what transformers' own class skips when it pools.
         seed: of the initial weights, where the checkpoint has none.
+        several: whether a text may have several labels: each has a sigmoid of its own.
     """
 
     labels: tuple[str, ...]
     pad_token_id: int
     seed: int
+    several: bool = False
 
     def config_arguments(self) -> dict[str, Any]:
         """What `from_pretrained` writes into the model's configuration."""
@@ -45,6 +50,7 @@ class Head:
             "id2label": dict(enumerate(self.labels)),
             "label2id": {name: at for at, name in enumerate(self.labels)},
             "pad_token_id": self.pad_token_id,
+            "problem_type": SEVERAL if self.several else "single_label_classification",
         }
 
 
@@ -56,6 +62,7 @@ class LabelHead(torch.nn.Module):
 
     score: Any
     base_model: Any
+    config: Any
 
     # transformers reads these from the class: the head may be new, the language model's output layer is not wanted.
     _keep_in_fp32_modules_strict = ("score",)
@@ -80,7 +87,7 @@ class LabelHead(torch.nn.Module):
             inputs: what else the decoder takes: `attention_mask` (2-D, or the packed 4-D one), `position_ids`, ...
 
         Returns:
-            `logits`: (rows, kept positions, labels), float32.
+            `logits`: (rows, kept positions, labels), float32; see `label_logits`.
         """
         output = self.base_model(input_ids=input_ids, **inputs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -89,10 +96,14 @@ class LabelHead(torch.nn.Module):
         )
 
     def label_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The head on hidden states, (..., hidden) -> (..., labels), float32."""
+        """The head on hidden states, (..., hidden) -> (..., labels), float32.
+
+        Where a text may have several labels, one more column is 0: the no of every label, against which the label's
+        logit z is its yes, with probability exp(z) / (exp(z) + exp(0)) = sigmoid(z).
+        """
         with torch.autocast(hidden.device.type, enabled=False):
             logits: torch.Tensor = self.score(hidden.to(self.score.weight.dtype)).float()
-        return logits
+        return torch.nn.functional.pad(logits, (0, 1)) if self.config.problem_type == SEVERAL else logits
 
 
 def head_class(config: Any) -> Any:

@@ -5,6 +5,10 @@
     encoder.answers[2]                         # the third label's tokens, end token included
     LabelTrie(encoder.answers, encoder.answer_labels)
 
+Where a text may have several labels, every label is asked about behind the prompt, and `answers[2]` are the tokens of
+the third label's question answered with yes, `denials[2]` those of the same question answered with no; or an answer is
+a list of labels, of which `items` are the parts.
+
 A prompt's tokens followed by an answer's tokens are what the model is trained on and what it is asked at prediction;
 there is no second place that decides this.
 """
@@ -27,6 +31,7 @@ from llmcls.prompt.marks import REPLACEMENT, Origin, Span, clean, mark, unmark
 from llmcls.prompt.shots import Shots
 from llmcls.prompt.template import PROBES, PromptTemplate
 from llmcls.records import Example
+from llmcls.task import AnswerForm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -83,6 +88,7 @@ class Encoder:
         labels: the label set.
         max_length: tokens of prompt and longest answer together; longer rows have only their text cut.
         truncation_side: which end of the text is cut.
+        form: whether an answer is one label, yes or no about each of them, or a comma-separated list of them.
         shots: solved examples for templates that show them.
         head: encode for a classification head: labels are numbers, not tokens, so `max_length` is the prompt's alone
             and the template may end in the text.
@@ -109,6 +115,7 @@ class Encoder:
         *,
         max_length: int,
         truncation_side: TruncationSide = "right",
+        form: AnswerForm = "label",
         shots: Shots | None = None,
         verbalizer: Verbalizer = "name",
         head: bool = False,
@@ -121,6 +128,7 @@ class Encoder:
         self.labels = labels
         self.max_length = max_length
         self.truncation_side = truncation_side
+        self.form = form
         self.shots = shots or Shots()
         self.head = head
         controls = {
@@ -138,8 +146,9 @@ class Encoder:
             self.labels = self._with_codes()
         if any(label.code for label in self.labels) and not head:
             self._require_codes_shown()
-        spelled = [] if head else [(at, label.aliases) for at, label in enumerate(self.labels) if not label.code]
-        aliases = [(alias, at) for at, others in spelled for alias in others]
+        # Of several labels each is asked about, or listed, by its name.
+        spelled = enumerate(self.labels) if form == "label" and not head else ()
+        aliases = [(alias, at) for at, label in spelled if not label.code for alias in label.aliases]
         self.spellings = (*(label.answer for label in self.labels), *(alias for alias, _ in aliases))
         self.answer_labels = (*range(len(self.labels)), *(at for _, at in aliases))
         self._fix_boundary()
@@ -149,8 +158,22 @@ class Encoder:
         """The tokens of every spelling behind the prompt, end token included: the labels in order, then the aliases.
 
         For a head, whose vocabulary is the labels: each label's own number.
+        With the form `yes_no`: of every label's question and a yes, without end token.
         """
         return self._answers
+
+    @property
+    def denials(self) -> tuple[tuple[int, ...], ...]:
+        """As `answers`, with a no; empty unless the form is `yes_no`. To a head one number more is the no of all."""
+        return self._denials
+
+    @property
+    def items(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens of every label as a later item of a list, comma included; empty unless the form is `list`.
+
+        A list is an answer without its end token, later items, and the end token; an empty one is the end token.
+        """
+        return self._items
 
     @cached_property
     def end_token_id(self) -> int:
@@ -188,8 +211,10 @@ class Encoder:
 
     @property
     def _budget(self) -> int:
-        said = 0 if self.head else max(map(len, self._answers))
-        return self.max_length - said + len(self._boundary)
+        longest = 0 if self.head else max(map(len, self._answers + self._denials))
+        if self.form == "list":
+            longest = sum(max(map(len, pair)) for pair in zip(self._answers, self._items, strict=True)) + 1
+        return self.max_length - longest + len(self._boundary)
 
     def _frame(self, example: Example, shots: Sequence[Example]) -> tuple[str, list[Span]]:
         prompt = self.template.render(example, self.labels, shots)
@@ -230,16 +255,42 @@ class Encoder:
 
     def _fix_boundary(self) -> None:
         """Tokenise every answer in its real context and decide how many prompt tokens merge with answers."""
+        self._denials: tuple[tuple[int, ...], ...] = ()
+        self._items: tuple[tuple[int, ...], ...] = ()
         if self.head:
             self.is_chat = self.template.render(PROBES[0], self.labels, self.shots.examples).is_chat
             self._boundary: list[int] = []
             self._answers: tuple[tuple[int, ...], ...] = tuple((label,) for label in range(len(self.labels)))
+            if self.form == "yes_no":
+                self._denials = ((len(self.labels),),) * len(self.labels)
             return
-        bare, rows = self._in_context(self.spellings)
+        ends = [": yes", ": no"] if self.form == "yes_no" else [""]
+        bare, rows = self._in_context([f"{said}{end}" for end in ends for said in self.spellings])
         kept = min(same for same, _ in rows)
         self._boundary = bare[kept:]
-        self._answers = tuple((*bare[kept:same], *tail, self.end_token_id) for same, tail in rows)
+        closing = () if self.form == "yes_no" else (self.end_token_id,)
+        answers = tuple((*bare[kept:same], *tail, *closing) for same, tail in rows)
+        self._answers, self._denials = answers[: len(self.spellings)], answers[len(self.spellings) :]
         self._refuse_equal_answers()
+        if self.form == "list":
+            self._items = self._list_items(kept)
+
+    def _list_items(self, kept: int) -> tuple[tuple[int, ...], ...]:
+        """Every label's tokens behind another one and a comma; answers begin `kept` tokens behind the context's."""
+        names = self.labels.names
+        if commas := [name for name in names if "," in name]:
+            raise LlmclsError(f"Label {commas[0]!r} holds a comma, which would end it in a list; rename it.")
+        # Each label behind the one before it, and before it.
+        pairs = [pair for at, name in enumerate(names) for pair in ((names[at - 1], name), (name, names[at - 1]))]
+        bare, rows = self._in_context([", ".join(pair) for pair in pairs])
+        spoken = [(*bare[kept:same], *tail) for same, tail in rows]
+        alone = [answer[:-1] for answer in self._answers]
+        items = [tokens[len(alone[at - 1]) :] for at, tokens in enumerate(spoken[::2])]
+        for at, name in enumerate(names):
+            before, after = spoken[2 * at : 2 * at + 2]
+            if before != (*alone[at - 1], *items[at]) or after != (*alone[at], *items[at - 1]):
+                raise LlmclsError(f"The tokens of label {name!r} hang on what stands beside it in a list; rename it.")
+        return tuple(items)
 
     def _in_context(self, spellings: Sequence[str]) -> tuple[list[int], list[tuple[int, list[int]]]]:
         """The prompt's last tokens; and with each spelling behind them, how many stay the same, and what follows."""

@@ -25,7 +25,6 @@ from llmcls import __version__
 from llmcls.data.splits import DataSplits, load_data
 from llmcls.engine.decoder import supports_packing
 from llmcls.engine.objectives import Objective
-from llmcls.engine.trie import LabelTrie
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import choose_formats
@@ -152,6 +151,7 @@ def load_training_data(settings: Settings, data: object = None) -> DataSplits:
         aliases=wanted.label_aliases,
         validation_size=wanted.validation_size,
         seed=settings.seed,
+        label_separator=wanted.label_separator if settings.task == "multi_label" else None,
         max_per_class={str(split): limit for split, limit in wanted.max_per_class.items()},
     )
     labels = LabelSet.from_names(splits.labels.names, wanted.label_descriptions, wanted.label_aliases)
@@ -170,7 +170,7 @@ def _train(
     splits = load_training_data(settings, data)
     for note in splits.notes:
         reporter.say(f"  {note}")
-    weights = resolve_class_weights(settings.training.class_weights, splits.labels, splits.train)
+    weights = resolve_class_weights(settings.training.class_weights, splits.labels, splits.train, settings.answer_form)
     prepared = prepare(settings, splits.labels, splits.train)
     _announce(splits, prepared, reporter)
     train_rows, cut = encode_rows(prepared.encoder, splits.train, reporter, "train")
@@ -181,8 +181,9 @@ def _train(
     import torch
     from transformers import set_seed
 
-    from llmcls.training.batches import PACK_TOKENS, Collator
+    from llmcls.training.batches import PACK_TOKENS
     from llmcls.training.callbacks import describe_outcome
+    from llmcls.training.multilabel import make_collator, tune_on_rows
     from llmcls.training.trainer import make_config, make_trainer
 
     adapter = prepared.base.adapter
@@ -211,8 +212,8 @@ def _train(
         weights,
         settings.training.label_smoothing_factor,
     )
-    collator = Collator(
-        LabelTrie(prepared.encoder.answers, prepared.encoder.answer_labels),
+    collator = make_collator(
+        prepared.encoder,
         goal,
         packed=not reason,
         pad_token_id=int(prepared.tokenizer.pad_token_id),
@@ -245,11 +246,19 @@ def _train(
             )
         for line in describe_outcome(trainer):
             reporter.say(line)
+        thresholds = None
+        if settings.answer_form == "yes_no":
+            if sharded := trainer.is_fsdp_enabled:
+                reporter.warn("with 'fsdp' thresholds stay at 0.5: no process has the whole model to tune them with.")
+            rows = [] if sharded else validation_rows  # every process tunes: with ZeRO-3 all must run the model
+            thresholds = tune_on_rows(trainer.model, prepared.encoder, rows, reporter)
         _save_weights(trainer, folder / ("model" if whole else "adapter"))
         if world.is_main:
             peak = torch.cuda.max_memory_allocated() if formats.device.type == "cuda" else None
             card = _describe(settings, splits, prepared, dict(result.metrics), peak, cut)
             card["training"] |= {"backend": world.backend, "processes": world.size}
+            if thresholds is not None:
+                card["thresholds"] = asdict(thresholds)
             _write_run(folder, trainer, prepared, settings, card)
     if world.is_main:
         remove_state(path)  # last: whatever fails before, the run can go on
@@ -315,6 +324,7 @@ def _describe(
 ) -> dict[str, Any]:
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "task": settings.task,
         "labels": [asdict(label) for label in prepared.encoder.labels],
         "template": prepared.encoder.template.name,
         "base_model": {

@@ -16,9 +16,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 
+from llmcls.engine.decoder import has_head, supports_packing
 from llmcls.engine.objectives import Batch, Objective, packed_batch, padded_batch
+from llmcls.engine.scorer import Method, make_scorer
 from llmcls.engine.tree import shared_prefix_length
 from llmcls.engine.trie import LabelTrie
+from llmcls.training.validation import label_metrics
 
 PACK_TOKENS = {"cpu": 512, "cuda": 4096}
 """Tokens per forward in training. The dense mask costs pack length squared, small packs waste launches and traffic."""
@@ -53,6 +56,8 @@ class Collator:
     ) -> None:
         self.packed, self.trie = packed, answers if isinstance(answers, LabelTrie) else LabelTrie(answers)
         self._goal, self._pad, self._pack_tokens = goal, pad_token_id, pack_tokens
+        self._some_label: Any = 0
+        self.shape: tuple[int, ...] = ()  # of what a row has in `label`
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Batch]:
         """The packs of a micro-batch of rows with `input_ids` (the prompt) and `label` (position).
@@ -66,16 +71,31 @@ class Collator:
         if not self.packed:
             return [self._lay_out(prompts, labels)]
         shared = shared_prefix_length(prompts)
-        own = [len(ids) - shared + len(self.trie.answers[label]) for ids, label in zip(prompts, labels, strict=True)]
+        own = [len(ids) - shared + self._behind(label) for ids, label in zip(prompts, labels, strict=True)]
         parts = cut_rows(own, shared, self._pack_tokens)
         return [self._lay_out([prompts[row] for row in part], [labels[row] for row in part]) for part in parts]
 
     def empty(self) -> Batch:
         """The smallest pack, of weight zero: keeps a process in step with others that have more packs."""
-        batch = self._lay_out([self.trie.answers[0][:1]], [0])
+        batch = self._lay_out([self.trie.answers[0][:1]], [self._some_label])
         return batch | {"weights": batch["weights"] * 0, "normalizer": batch["normalizer"] * 0}
 
-    def _lay_out(self, prompts: Sequence[Sequence[int]], labels: Sequence[int]) -> Batch:
+    def predict(self, model: Any, prompts: Sequence[Sequence[int]], batch_size: int) -> torch.Tensor:
+        """What constrained prediction answers, as rows have it in `label`: (rows,) int64 positions."""
+        slow: Method = "reference" if has_head(model) else "generate"
+        method = slow if supports_packing(model) else "exact"
+        scorer = make_scorer(model, self.trie, method=method, pad_token_id=self._pad, batch_size=batch_size)
+        return scorer.score(prompts).predicted
+
+    def measure(self, true: Sequence[Any], predicted: Sequence[Any]) -> dict[str, float]:
+        """Figures of the validation split; both as rows have it in `label`."""
+        return label_metrics(true, predicted)
+
+    def _behind(self, label: Any) -> int:
+        """How many tokens follow a row's prompt, at most."""
+        return len(self.trie.answers[label])
+
+    def _lay_out(self, prompts: Sequence[Sequence[int]], labels: Sequence[Any]) -> Batch:
         if self.packed:
             return round_up(packed_batch(prompts, labels, self.trie, self._goal))
         return padded_batch(prompts, labels, self.trie, self._goal, pad_token_id=self._pad)

@@ -23,6 +23,7 @@ from llmcls.prompt.shots import Shots, choose_shots
 from llmcls.prompt.template import PromptTemplate
 from llmcls.records import Example
 from llmcls.settings import PromptSettings, Settings, TrainingSettings
+from llmcls.task import AnswerForm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -66,13 +67,18 @@ def prepare(
     tokenizer = load_tokenizer(base)
     shots = Shots()
     if template.uses("shots"):
+        if settings.task == "multi_label":
+            raise LlmclsError(
+                f"Template '{template.name}' shows solved examples of one label each, so it does not suit the task "
+                "multi_label; use the template 'multi_label', or one of your own without shots."
+            )
         if not train:
             raise LlmclsError(
                 f"Template '{template.name}' shows solved examples, which need a training split or a run."
             )
         shots = choose_shots(train, labels, per_label=settings.prompt.shots_per_label, seed=settings.seed)
-    wanted = settings.training.objective == "head"
-    encoder = make_encoder(base, tokenizer, template, labels, settings.prompt, shots, wanted)
+    wanted, form = settings.training.objective == "head", settings.answer_form
+    encoder = make_encoder(base, tokenizer, template, labels, settings.prompt, shots, wanted, form)
     return Prepared(base, tokenizer, encoder, make_head(encoder, settings) if wanted else None)
 
 
@@ -80,7 +86,8 @@ def make_head(encoder: Encoder, settings: Settings) -> Head:
     """The classification head that goes with an encoder."""
     from llmcls.model.head import Head
 
-    return Head(encoder.labels.names, int(encoder.tokenizer.pad_token_id), settings.seed)
+    pad_token_id, several = int(encoder.tokenizer.pad_token_id), encoder.form == "yes_no"
+    return Head(encoder.labels.names, pad_token_id, settings.seed, several)
 
 
 def check_names(settings: Settings) -> None:
@@ -132,6 +139,7 @@ def make_encoder(
     prompt: PromptSettings,
     shots: Shots,
     head: bool,
+    form: AnswerForm = "label",
 ) -> Encoder:
     """The encoder for a base model, with `max_length` no longer than the model's positions reach."""
     positions = base.config.get("max_position_embeddings") or prompt.max_length
@@ -142,6 +150,7 @@ def make_encoder(
         labels,
         max_length=min(prompt.max_length, positions),
         truncation_side=prompt.truncation_side,
+        form=form,
         shots=shots,
         head=head,
         verbalizer=prompt.verbalizer,
@@ -154,7 +163,8 @@ def encode_rows(
     """Encode labelled examples for the trainer.
 
     Returns:
-        Rows with `input_ids` (the prompt) and `label` (position in the label set), and how many were truncated.
+        Rows with `input_ids` (the prompt) and `label` (position in the label set; of a multi-label task 0 or 1 for
+        every label), and how many were truncated.
     """
     rows: list[dict[str, Any]] = []
     truncated = 0
@@ -163,16 +173,26 @@ def encode_rows(
         for start in range(0, len(examples), _CHUNK):
             chunk = examples[start : start + _CHUNK]
             for example, prompt in zip(chunk, encoder.encode(chunk), strict=True):
-                rows.append({"input_ids": prompt.input_ids, "label": encoder.labels.position(example.label or "")})
+                rows.append({"input_ids": prompt.input_ids, "label": _target(example, encoder)})
                 truncated += prompt.truncated
             advance(len(chunk))
     return rows, truncated
 
 
+def _target(example: Example, encoder: Encoder) -> int | list[int]:
+    positions = [encoder.labels.position(name) for name in example.names]
+    if encoder.form != "label":
+        return [int(position in positions) for position in range(len(encoder.labels))]
+    return positions[0]
+
+
 def resolve_class_weights(
-    wanted: str | dict[str, float], labels: LabelSet, train: Sequence[Example]
+    wanted: str | dict[str, float], labels: LabelSet, train: Sequence[Example], form: AnswerForm = "label"
 ) -> tuple[float, ...] | None:
-    """One weight per label: `balanced` is n / (k * count), scikit-learn's formula; labels not in a mapping get 1.
+    """One weight per label; labels not in a mapping get 1.
+
+    `balanced` is n / (k * count), scikit-learn's formula. The weight of a multi-label task is that of the label's yes,
+    of which `balanced` makes as much as of all its no: (n - count) / count, what torch recommends for `pos_weight`.
 
     Raises:
         LlmclsError: when the mapping names an unknown label, or a label to balance has no rows.
@@ -185,9 +205,12 @@ def resolve_class_weights(
         return tuple(wanted.get(name, 1.0) for name in labels.names)
     if wanted == "none":
         return None
-    counts = Counter(example.label for example in train)
+    counts = Counter(name for example in train for name in example.names)
     if missing := [name for name in labels.names if not counts[name]]:
         raise LlmclsError(
             f"training.class_weights 'balanced': label {missing[0]!r} has no training rows; leave it out."
         )
+    if form == "yes_no":
+        # A label that every row has would get 0, which is no weight: its yes would not be learnt.
+        return tuple(max(len(train) - counts[name], 1) / counts[name] for name in labels.names)
     return tuple(len(train) / (len(labels) * counts[name]) for name in labels.names)

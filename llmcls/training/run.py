@@ -35,6 +35,7 @@ from llmcls.prompt.shots import Shots
 from llmcls.prompt.template import PromptTemplate
 from llmcls.records import Example
 from llmcls.settings import ModelSettings, Settings, make_settings
+from llmcls.thresholds import Thresholds
 
 FORMAT = 1
 CARD = "run.json"
@@ -124,6 +125,17 @@ class Run:
         """The few-shot examples it was trained with."""
         stored = json.loads((self.path / "shots.json").read_text(encoding="utf-8"))
         return Shots(*(tuple(Example(**shot) for shot in stored[part]) for part in ("examples", "spares")))
+
+    @cached_property
+    def thresholds(self) -> Thresholds:
+        """From which probability on each label of a multi-label run is predicted."""
+        stored = self.card["thresholds"]
+        return Thresholds(tuple(stored["values"]), stored["pooled"], stored["rows"])
+
+    @property
+    def label_separator(self) -> str | None:
+        """What stands between the labels of a row; None for a single-label run."""
+        return self.settings.data.label_separator if self.settings.task == "multi_label" else None
 
     @property
     def adapter_path(self) -> Path:

@@ -27,9 +27,8 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from llmcls.engine.decoder import evaluating, has_head, supports_packing
+from llmcls.engine.decoder import evaluating
 from llmcls.engine.objectives import Batch, packed_loss, padded_loss
-from llmcls.engine.scorer import Method, make_scorer
 from llmcls.errors import LlmclsError
 from llmcls.model.hardware import Formats
 from llmcls.progress import Reporter
@@ -38,7 +37,6 @@ from llmcls.training.batches import Collator, RowOrder, make_dataset
 from llmcls.training.callbacks import HealthCallback, ProgressCallback, StoppingCallback
 from llmcls.training.checkpoints import remove_old, seal_checkpoint, writing_checkpoint
 from llmcls.training.stopping import StopSignals
-from llmcls.training.validation import label_metrics
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -172,20 +170,13 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         rows = len(dataset) - ("filler" in dataset.column_names)
         together = is_deepspeed_zero3_enabled()
         mine = list(range(rows) if together else range(self.args.process_index, rows, self.args.world_size))
-        predicted = torch.zeros(rows, dtype=torch.int64, device=self.args.device)
+        predicted = torch.zeros((rows, *self._collator.shape), dtype=torch.int64, device=self.args.device)
         if mine:
-            slow: Method = "reference" if has_head(self.model) else "generate"
-            scorer = make_scorer(
-                self.model,
-                self._collator.trie,
-                method=slow if supports_packing(self.model) else "exact",
-                pad_token_id=int(self.processing_class.pad_token_id),
-                batch_size=self.args.eval_batch_size,
-            )
-            predicted[mine] = scorer.score(dataset[mine]["input_ids"]).predicted.to(self.args.device)
+            found = self._collator.predict(self.model, dataset[mine]["input_ids"], self.args.eval_batch_size)
+            predicted[mine] = found.to(self.args.device)
         if not together:
             predicted = self.accelerator.reduce(predicted, "sum")
-        return label_metrics(dataset[:rows]["label"], predicted.tolist())
+        return self._collator.measure(dataset[:rows]["label"], predicted.tolist())
 
     def _get_num_items_in_batch(self, batch_samples: list[list[Batch]], device: torch.device) -> torch.Tensor | None:
         """The normaliser of the step over all processes; what they must agree on travels along."""

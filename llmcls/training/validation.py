@@ -7,7 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+
+def multilabel_metrics(true: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]]) -> dict[str, float]:
+    """As `label_metrics` for rows of 0 or 1 for every label; a row is accurate when all its labels are right.
+
+    Returns:
+        `accuracy`, `macro_f1` and `micro_f1`.
+    """
+    t, p = np.asarray(true), np.asarray(predicted)
+    known = np.flatnonzero((t | p).any(axis=0))
+    return {
+        "accuracy": float((t == p).all(axis=1).mean()),
+        "macro_f1": float(f1_score(t, p, labels=known, average="macro", zero_division=0)) if len(known) else 0.0,
+        "micro_f1": float(f1_score(t, p, average="micro", zero_division=0)),
+    }
 
 
 def label_metrics(true: Sequence[int], predicted: Sequence[int]) -> dict[str, float]:

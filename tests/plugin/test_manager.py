@@ -17,6 +17,8 @@ def register_prompt_templates():
     return [PromptTemplate("{name}", "{{{{ text }}}} label:")]
 """
 
+TEMPLATES = ("chat", "few_shot", "instruction", "multi_label", "multi_label_chat", "text")
+
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
@@ -64,7 +66,7 @@ def plugin(**hooks):
 def test_loads_built_ins_then_installed_plugins(install):
     install("fancy-templates", {"fancy": "fancy_plugin"}, fancy_plugin=TEMPLATE.format(name="fancy"))
     templates = prompt_templates()
-    assert list(templates) == ["chat", "few_shot", "instruction", "text", "fancy"]
+    assert list(templates) == [*TEMPLATES, "fancy"]
     assert (templates.owner("chat"), templates.owner("fancy")) == ("prompt_templates", "fancy")
     assert load_plugins() is load_plugins()
 
@@ -115,8 +117,8 @@ def test_disabling(install, monkeypatch):
     for value, left in (("a", {"b"}), (" a , b ,", set()), ("*", set()), ("", {"a", "b"})):
         monkeypatch.setenv("LLMCLS_DISABLE_PLUGINS", value)
         load_plugins.cache_clear()
-        assert set(prompt_templates()) - {"chat", "few_shot", "instruction", "text"} == left
-    assert len(prompt_templates()) == 6
+        assert set(prompt_templates()) - {*TEMPLATES} == left
+    assert len(prompt_templates()) == len(TEMPLATES) + 2
 
 
 def test_disabling_an_unknown_plugin_suggests(install, monkeypatch):
@@ -203,5 +205,5 @@ def test_hook_names_are_the_specifications(plugin_manager):
 
 def test_the_fixture_holds_built_ins_only_and_takes_more(plugin_manager):
     plugin_manager.register(plugin(register_prompt_templates=[PromptTemplate("mine", "{{ text }} label:")]))
-    assert list(prompt_templates()) == ["chat", "few_shot", "instruction", "text", "mine"]
+    assert list(prompt_templates()) == [*TEMPLATES, "mine"]
     assert {"auto", "llama-3", "tinyllama"} == set(base_models()) and "csv" in dataset_readers()

@@ -73,10 +73,11 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
-    """The names of `ClassLabel` columns, as `datasets.Dataset.to_parquet` writes them."""
+    """The names of `ClassLabel` columns and lists of them, as `datasets.Dataset.to_parquet` writes them."""
     features: Any = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    return {
-        column: tuple(feature["names"])
-        for column, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
-    }
+    found = {}
+    for column, feature in features.items():
+        inner = feature.get("feature", feature) if isinstance(feature, dict) else None
+        if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" and inner.get("names"):
+            found[column] = tuple(inner["names"])
+    return found

@@ -1,0 +1,295 @@
+"""Yes or no for every label from one reading of the text: each label's question is a branch of the token tree.
+
+    questions = QuestionTrie([Question((30, 31), yes=5, no=6), Question((30, 40), yes=5, no=6)])
+    scorer = make_yes_no_scorer(model, questions)
+    scorer.score(prompts)                               # (rows, labels) log P(yes)
+    batch = packed_yes_no_batch(prompts, [(0,), ()], questions, objective)
+    loss = packed_loss(model, batch)                    # gradients as those of padded_yes_no_batch
+
+A question is what asks about one label behind the prompt (`joy:`); where it ends, the next token is its `yes` or its
+`no`, and nothing else is looked at. Questions that begin alike share their tokens, and one may begin another. To a
+classification head every question is empty: its "tokens" are the labels' yes, and one more is the no of them all.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from llmcls.engine.decoder import bare, evaluating, supports_packing, vocabulary_size
+from llmcls.engine.objectives import Batch, Objective
+from llmcls.engine.packed import PackedScorer, check_vocabulary
+from llmcls.engine.plan import ScoringPlan
+from llmcls.engine.tree import RowForest, chain, check_prompts, join, shared_prefix_length
+from llmcls.engine.trie import LabelTrie, common_length
+from llmcls.errors import LlmclsError, LlmclsWarning, several
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One label's question, and the tokens that answer it.
+
+    Attributes:
+        tokens: what asks about the label behind the prompt; may be empty.
+        yes: the token that says so.
+        no: the token that denies it.
+    """
+
+    tokens: tuple[int, ...]
+    yes: int
+    no: int
+
+    @classmethod
+    def between(cls, yes: Sequence[int], no: Sequence[int]) -> Question:
+        """From a question answered with yes and with no: they part at the first token that differs.
+
+        Tokens that both answers begin with belong to the question; those behind the first different one say nothing
+        new and are left out.
+
+        Raises:
+            LlmclsError: when one of the two is the beginning of the other.
+        """
+        shared = common_length(yes, no)
+        if shared in (len(yes), len(no)):
+            raise LlmclsError(
+                f"The answers {list(yes)} and {list(no)} to a question do not differ by a token; give other ones."
+            )
+        return cls(tuple(yes[:shared]), yes[shared], no[shared])
+
+
+class QuestionTrie:
+    """All labels' questions as one prefix tree.
+
+    Attributes:
+        questions: one per label.
+        trie: the tree of all questions with their answers.
+        plan: what a row feeds and scores for all of them.
+
+    Raises:
+        LlmclsError: for no questions, or two that cannot be told apart: the same tokens and yes, or one that goes on
+            with the answer to another; all problems in one message.
+    """
+
+    def __init__(self, questions: Sequence[Question]) -> None:
+        self.questions = tuple(questions)
+        answered = [(*question.tokens, token) for question in self.questions for token in (question.yes, question.no)]
+        asked_by: dict[tuple[int, ...], int] = {}
+        answers_of = {answer: at // 2 for at, answer in enumerate(answered)}
+        number = {answer: at for at, answer in enumerate(answers_of)}
+        problems = [] if questions else ["there is none; give one per label"]
+        for label, question in enumerate(self.questions):
+            path = question.tokens
+            if (other := asked_by.setdefault((*path, question.yes), label)) != label:
+                problems.append(f"questions {other} and {label} are the same tokens; rename one of the labels")
+            problems += [
+                f"question {label} begins with question {answers_of[path[:stop]]} and its answer; rename one label"
+                for stop in range(1, len(path) + 1)
+                if path[:stop] in answers_of
+            ]
+        if problems:
+            raise LlmclsError(several(problems, "The questions about the labels cannot be used"))
+        self.trie = LabelTrie(list(number))
+        numbers = np.asarray([number[answer] for answer in answered], dtype=np.int64)
+        self.plan = ScoringPlan.for_questions(self.trie, numbers[0::2], numbers[1::2])
+
+    @classmethod
+    def between(cls, yes: Sequence[Sequence[int]], no: Sequence[Sequence[int]]) -> QuestionTrie:
+        """From every label's question answered with yes and with no; see `Question.between`."""
+        return cls([Question.between(*pair) for pair in zip(yes, no, strict=True)])
+
+    def __len__(self) -> int:
+        """Number of labels."""
+        return len(self.questions)
+
+
+class YesNoScorer(Protocol):
+    """Anything that answers every label's question for tokenised prompts."""
+
+    def score(self, prompts: Sequence[Sequence[int]], progress: Progress | None = None) -> torch.Tensor:
+        """Float32 log-probabilities on the CPU.
+
+        `scores[i, j] = log( p(yes_j | x_i, q_j) / (p(yes_j | x_i, q_j) + p(no_j | x_i, q_j)) )`, (rows, labels), with
+        prompt x_i, question q_j and the model's softmax p over the full vocabulary. Labels do not see each other, so
+        the probabilities of a row do not sum to 1.
+
+        Args:
+            prompts: token ids, each prompt at least one token.
+            progress: called with the number of rows finished since its last call.
+
+        Raises:
+            LlmclsError: for a prompt without tokens.
+        """
+        ...
+
+
+class PackedYesNoScorer:
+    """A `YesNoScorer` on the packed token tree: prefix once, each text once, all questions as its branches."""
+
+    def __init__(self, model: Any, questions: QuestionTrie, *, pack_tokens: int | None = None) -> None:
+        self._packed = PackedScorer(model, questions.trie, pack_tokens=pack_tokens)
+        self._plan = questions.plan
+
+    def score(self, prompts: Sequence[Sequence[int]], progress: Progress | None = None) -> torch.Tensor:
+        """See `YesNoScorer`."""
+        rows = check_prompts(prompts)
+        if not rows:
+            return torch.empty(0, len(self._plan.answer_edge))
+        return self._packed.run(rows, self._plan, progress=progress)[0].float().cpu()
+
+
+class ReferenceYesNoScorer:
+    """A `YesNoScorer` by one plain forward per row and label: the slow reference, and for models without the mask."""
+
+    def __init__(self, model: Any, questions: QuestionTrie) -> None:
+        self._model, self._questions = model, questions.questions
+        check_vocabulary(questions.trie, vocabulary_size(model))
+
+    def score(self, prompts: Sequence[Sequence[int]], progress: Progress | None = None) -> torch.Tensor:
+        """See `YesNoScorer`."""
+        rows = check_prompts(prompts)
+        scores = torch.zeros(len(rows), len(self._questions))
+        with torch.no_grad(), evaluating(self._model):
+            for at, row in enumerate(rows):
+                for label, question in enumerate(self._questions):
+                    ids = torch.tensor([row + list(question.tokens)], device=bare(self._model).device)
+                    logits = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
+                    scores[at, label] = logits[[question.yes, question.no]].log_softmax(0)[0].cpu()
+                if progress is not None:
+                    progress(1)
+        return scores
+
+
+def make_yes_no_scorer(
+    model: Any, questions: QuestionTrie, *, method: str = "exact", pack_tokens: int | None = None
+) -> YesNoScorer:
+    """The packed scorer, or the reference where it is asked for or the model cannot take the packed mask.
+
+    Raises:
+        LlmclsError: for tokens outside the vocabulary, or a method that is neither `auto` or `exact` nor `reference`.
+    """
+    if method not in ("auto", "exact", "reference"):
+        raise LlmclsError(f"Method '{method}' does not answer yes or no for every label; use 'exact' or 'reference'.")
+    reason = supports_packing(model)
+    if method != "reference" and reason is None:
+        return PackedYesNoScorer(model, questions, pack_tokens=pack_tokens)
+    if method != "reference":
+        warnings.warn(
+            f"Method '{method}' cannot pack this model because {reason}; using 'reference', which gives the same "
+            "probabilities but takes many times longer.",
+            LlmclsWarning,
+            stacklevel=2,
+        )
+    return ReferenceYesNoScorer(model, questions)
+
+
+def packed_yes_no_batch(
+    prompts: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], questions: QuestionTrie, objective: Objective
+) -> Batch:
+    """Lay a micro-batch out as one token tree, every row followed by all questions; for `objectives.packed_loss`.
+
+    With t_ij = 1 where row i has label j, else 0, the loss is the two-way cross-entropy of the answers,
+
+        sum_i 1/L sum_j  - t'_ij w_j log p_ij - (1 - t'_ij) log(1 - p_ij)   over   rows,
+
+    with t' = t where label smoothing e is 0, else (1 - e) t + e/2; the weight is w_j where t_ij is 1, else 1 (torch's
+    `pos_weight`).
+
+    Args:
+        prompts: token ids, each prompt at least one token.
+        labels: indices of each row's true labels; may be empty.
+        questions: the labels' questions.
+        objective: class weights and label smoothing; its name must be `label`.
+
+    Returns:
+        CPU tensors, as `objectives.packed_batch` describes them; `points` are the questions' ends.
+
+    Raises:
+        LlmclsError: for no rows, a prompt without tokens, a label out of range, weights for another number of labels.
+    """
+    rows = _check(prompts, labels, questions, objective)
+    shared = shared_prefix_length(rows)
+    plan = questions.plan
+    forest = RowForest([row[shared:] for row in rows], [plan.branch] * len(rows), shared)
+    tree = join(chain(rows[0][:shared]), forest.slice(0, forest.size))
+    last_own = forest.row_start[:-1] + forest.own_length - 1 + shared
+    # `answer_edge` is the edge of each label's yes; edges stand two by two below their question's end.
+    ends = plan.scored_at[plan.answer_edge // 2] + 1
+    return {
+        "input_ids": torch.from_numpy(tree.tokens)[None],
+        "position_ids": torch.from_numpy(tree.positions)[None],
+        "tree_exit": torch.from_numpy(tree.exit)[None],
+        "points": torch.from_numpy((last_own[:, None] + ends[None, :]).reshape(-1)),
+        **_targets(labels, questions, objective),
+    }
+
+
+def padded_yes_no_batch(
+    prompts: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    questions: QuestionTrie,
+    objective: Objective,
+    *,
+    pad_token_id: int,
+) -> Batch:
+    """As `packed_yes_no_batch`, by one right-padded sequence per row and question; for `objectives.padded_loss`.
+
+    Questions of the same tokens share a sequence: all labels of a classification head.
+    """
+    rows = _check(prompts, labels, questions, objective)
+    asked = [question.tokens for question in questions.questions]
+    different = list(dict.fromkeys(asked))
+    sequences = [row + list(tokens) for row in rows for tokens in different]
+    width = max(map(len, sequences))
+    points = [
+        at * width + len(sequences[at]) - 1
+        for row in range(len(rows))
+        for at in (row * len(different) + different.index(tokens) for tokens in asked)
+    ]
+    return {
+        "input_ids": torch.tensor([ids + [pad_token_id] * (width - len(ids)) for ids in sequences]),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in sequences]),
+        "points": torch.tensor(points),
+        **_targets(labels, questions, objective),
+    }
+
+
+def _targets(labels: Sequence[Sequence[int]], questions: QuestionTrie, objective: Objective) -> Batch:
+    size = len(questions)
+    true = np.zeros((len(labels), size), dtype=np.int64)
+    for row, positions in enumerate(labels):
+        true[row, list(positions)] = 1
+    weights = np.where(true == 1, [objective.weight(label) for label in range(size)], 1.0) / size
+    return {
+        "targets": torch.from_numpy(1 - true.reshape(-1)),  # column 0 of the choices is yes
+        "choices": torch.tensor([[question.yes, question.no] for question in questions.questions]).repeat(
+            len(labels), 1
+        ),
+        "weights": torch.from_numpy(weights.reshape(-1)).float(),
+        "normalizer": torch.tensor(float(len(labels))),
+        "label_smoothing": torch.tensor(objective.label_smoothing),
+    }
+
+
+def _check(
+    prompts: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], questions: QuestionTrie, objective: Objective
+) -> list[list[int]]:
+    rows = check_prompts(prompts)
+    if not rows or len(rows) != len(labels):
+        raise LlmclsError(f"A batch has {len(rows)} prompts and {len(labels)} rows of labels; give one per prompt.")
+    for label in {label for positions in labels for label in positions}:
+        if not 0 <= label < len(questions):
+            raise LlmclsError(f"Label index {label} is not among the {len(questions)} labels.")
+    if objective.name != "label":
+        raise LlmclsError(f"Objective '{objective.name}' does not learn yes and no for every label; use 'label'.")
+    if objective.class_weights is not None and len(objective.class_weights) != len(questions):
+        raise LlmclsError(
+            f"There are {len(objective.class_weights)} class weights for {len(questions)} labels; give one per label."
+        )
+    return rows
