@@ -18,12 +18,12 @@ from llmcls.evaluation.metrics import EvaluationReport, compute_report
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import Formats, choose_formats
 from llmcls.model.loading import BaseModel, find_base_model, load_model
+from llmcls.multilabel import MultiLabelScorer, refuse_threshold
 from llmcls.processes import Processes
 from llmcls.progress import Reporter
 from llmcls.prompt.encoding import Encoder
 from llmcls.records import Example, Prediction
 from llmcls.settings import ModelSettings, PredictionSettings, Settings, make_settings
-from llmcls.several import SeveralLabels, refuse_threshold
 from llmcls.training.preparation import find_template, make_encoder, make_head, prepare
 from llmcls.training.run import Run
 
@@ -58,7 +58,7 @@ class Classifier:
     run: Run | None
     prediction: PredictionSettings
     _model: Any
-    _scorer: Scorer | SeveralLabels
+    _scorer: Scorer | MultiLabelScorer
     label_separator: str = ","
     processes: Processes | None = None
 
@@ -173,7 +173,7 @@ class Classifier:
         model.eval()
         if encoder.form != "label":
             tuned = run.thresholds if run and encoder.form == "yes_no" else None
-            several = SeveralLabels.make(model, encoder, how, tuned, separator)
+            several = MultiLabelScorer.make(model, encoder, how, tuned, separator)
             return cls(encoder, base, formats, run, how, model, several, separator)
         refuse_threshold(how)
         if how.method == "list":
@@ -202,12 +202,12 @@ class Classifier:
     @property
     def thresholds(self) -> Thresholds | None:
         """From which probability on each label is predicted, where all are asked about with yes or no; else None."""
-        return self._scorer.thresholds if isinstance(self._scorer, SeveralLabels) else None
+        return self._scorer.thresholds if isinstance(self._scorer, MultiLabelScorer) else None
 
     def untuned(self) -> Classifier:
         """The same, of a multi-label task with thresholds of 0.5."""
         scorer = self._scorer
-        return replace(self, _scorer=scorer.untuned()) if isinstance(scorer, SeveralLabels) else self
+        return replace(self, _scorer=scorer.untuned()) if isinstance(scorer, MultiLabelScorer) else self
 
     @property
     def tie_tolerance(self) -> float:
@@ -272,7 +272,7 @@ class Classifier:
                 "A classification head can say nothing but its labels, so their mass is always 1; leave --label-mass "
                 "(label_mass) and prediction.min_label_mass out."
             )
-        if wanted.label_mass and isinstance(self._scorer, SeveralLabels):
+        if wanted.label_mass and isinstance(self._scorer, MultiLabelScorer):
             raise LlmclsError("Label mass is for single labels: a text with several may as well have none.")
         chunk: list[Example] = []
         for example in examples:
@@ -300,7 +300,7 @@ class Classifier:
     ) -> EvaluationReport | MultiLabelReport:
         """Compare predictions with the examples' labels."""
         probabilities = [prediction.probabilities for prediction in predictions]
-        if isinstance(self._scorer, SeveralLabels):
+        if isinstance(self._scorer, MultiLabelScorer):
             return self._scorer.report(examples, predictions)
         return compute_report(
             [example.label or "" for example in examples],
@@ -357,7 +357,7 @@ class Classifier:
         if wanted.probabilities and isinstance(scorer, AutoScorer):
             scorer = scorer.exact
         prompts = self.encoder.encode(examples)
-        if isinstance(scorer, SeveralLabels):
+        if isinstance(scorer, MultiLabelScorer):
             yield from scorer.predict(prompts, advance)
             return
         scores = scorer.score([p.input_ids for p in prompts], want_global=wanted.label_mass, progress=advance)

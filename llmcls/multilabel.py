@@ -1,7 +1,7 @@
 """What a classifier does where a text may have several labels: ask about every one, or have them listed.
 
-several = SeveralLabels.make(model, encoder, settings.prediction, thresholds, separator="|")
-several.predict(prompts)                   # Prediction with `labels`
+scorer = MultiLabelScorer.make(model, encoder, settings.prediction, thresholds, separator="|")
+scorer.predict(prompts)                   # Prediction with `labels`
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SeveralLabels:
+class MultiLabelScorer:
     """Finds any number of labels for each prompt.
 
     Attributes:
@@ -42,7 +42,7 @@ class SeveralLabels:
     @classmethod
     def make(
         cls, model: Any, encoder: Encoder, how: PredictionSettings, tuned: Thresholds | None, separator: str
-    ) -> SeveralLabels:
+    ) -> MultiLabelScorer:
         """For an encoder of the form `yes_no` or `list`; without tuned thresholds they are 0.5.
 
         Raises:
@@ -69,7 +69,7 @@ class SeveralLabels:
         scorer = make_yes_no_scorer(model, questions, method=how.method, pack_tokens=how.pack_tokens)
         return cls(encoder.labels, separator, thresholds, _scorer=scorer)
 
-    def untuned(self) -> SeveralLabels:
+    def untuned(self) -> MultiLabelScorer:
         """The same with thresholds of 0.5: those tuned for a trained model say nothing about another one."""
         return self if self.thresholds is None else replace(self, thresholds=Thresholds.untuned(len(self.labels)))
 
