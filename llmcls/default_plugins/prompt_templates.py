@@ -9,5 +9,5 @@ from llmcls.resources import shipped
 
 @hookimpl
 def register_prompt_templates() -> list[PromptTemplate]:
-    """`chat`, `few_shot`, `instruction` and `text`."""
+    """One for each file, under the file's name."""
     return [PromptTemplate.from_file(path) for path in sorted(shipped("templates").glob("*.j2"))]

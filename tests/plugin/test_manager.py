@@ -17,7 +17,7 @@ def register_prompt_templates():
     return [PromptTemplate("{name}", "{{{{ text }}}} label:")]
 """
 
-TEMPLATES = ("chat", "few_shot", "instruction", "multi_label", "multi_label_chat", "text")
+TEMPLATES = ("chat", "few_shot", "instruction", "minimal", "multi_label", "multi_label_chat", "text")
 
 
 @pytest.fixture
