@@ -99,7 +99,10 @@ def choose_checkpoint(
         checkpoint = found
     recorded = checkpoint.parent.parent / IDENTITY
     if not recorded.is_file():
-        raise LlmclsError(f"'{recorded}' is missing, so nobody knows what '{checkpoint}' was trained on.")
+        raise LlmclsError(
+            f"'{recorded}' is missing, so nobody knows what '{checkpoint}' was trained on; start over with "
+            "--resume never."
+        )
     then = json.loads(recorded.read_text(encoding="utf-8"))
     if changed := differences(then, identity):
         if then.get("backend") != identity["backend"]:
