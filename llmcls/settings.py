@@ -126,10 +126,10 @@ class TrainingSettings(Section):
     """The optimisation."""
 
     objective: Literal["sft", "label", "head"] = Field(
-        "sft",
-        description="sft: likelihood of the answer's tokens; label: cross-entropy among the valid answers only, the "
-        "distribution that prediction uses; head: a new classification head on the prompt's last token. With task "
-        "multi_label, label (the default there) and head learn yes or no about every label, sft lists of labels.",
+        "label",
+        description="label: cross-entropy among the valid answers only, the distribution that prediction uses; sft: "
+        "likelihood of the answer's tokens, which label mass needs; head: a new classification head on the prompt's "
+        "last token. With task multi_label, label and head learn yes or no about every label, sft lists of labels.",
     )
     tuning: Literal["lora", "full"] = Field(
         "lora",
@@ -232,7 +232,9 @@ class TrainingSettings(Section):
         if self.max_steps == 0 or self.max_steps < -1:
             problems.append(f"max_steps is {self.max_steps}; give a positive number, or -1 to go by epochs")
         if self.objective != "sft" and self.loss_normalization == "token":
-            problems.append(f"objective '{self.objective}' has one term per row; loss_normalization must be 'example'")
+            problems.append(
+                f"loss_normalization 'token' is for objective 'sft'; objective '{self.objective}' has one term per row"
+            )
         if isinstance(self.class_weights, dict):
             problems += [
                 f"class_weights: {name!r} has weight {weight}; it must be positive"

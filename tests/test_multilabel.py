@@ -247,7 +247,7 @@ def test_class_weights() -> None:
 
 
 def test_settings() -> None:
-    assert make_settings({}).training.objective == "sft" and make_settings({}).task == "single_label"
+    assert make_settings({}).training.objective == "label" and make_settings({}).task == "single_label"
     chosen = make_settings({"task": "multi_label", "prompt": {"template": "mine.j2"}})
     assert chosen.prompt.template == "mine.j2" and chosen.training.objective == "label"
     assert make_settings(chosen.model_dump()) == chosen

@@ -102,7 +102,7 @@ def test_all_problems_at_once_with_suggestions():
         ({"training": {"eval_strategy": "steps"}}, "needs eval_steps"),
         ({"training": {"max_steps": 0}}, "max_steps is 0"),
         ({"training": {"max_steps": -2}}, "max_steps is -2"),
-        ({"training": {"objective": "label", "loss_normalization": "token"}}, "must be 'example'"),
+        ({"training": {"objective": "label", "loss_normalization": "token"}}, "'token' is for objective 'sft'"),
         ({"training": {"class_weights": {"spam": -1, "ham": 0}}}, "'spam' has weight -1.*'ham' has weight 0"),
         ({"lora": {"use_dora": True}, "model": {"quantization": "8bit"}}, "use_dora does not work"),
     ],

@@ -73,10 +73,10 @@ def by_hand(settings: Settings, rows: list[dict[str, str]], names: tuple[str, ..
     "changes",
     [
         {},
-        {"training.loss_normalization": "token"},
-        {"training.objective": "label"},
+        {"training.objective": "sft"},
+        {"training.objective": "sft", "training.loss_normalization": "token"},
         {"training.class_weights": "balanced"},
-        {"training.class_weights": {"billing": 5.0}, "training.objective": "label"},
+        {"training.class_weights": {"billing": 5.0}, "training.objective": "sft"},
         {"prompt.template": "few_shot"},
         {"prompt.template": "chat", "model.quantization": "none"},
     ],
@@ -121,6 +121,7 @@ def test_trls_own_trainer_has_the_same_losses(
     """Step for step, with its data collator, its loss and its padding; `loss_normalization: token` is what it does."""
     changes = {
         "training.max_steps": 6,
+        "training.objective": "sft",
         "training.loss_normalization": "token",
         "training.per_device_train_batch_size": size,
         "model.quantization": "none",
