@@ -228,9 +228,16 @@ class Classifier:
         """Probabilities, shape (texts, labels): rows sum to 1, columns in the order of `classes_`.
 
         With the task multi_label each is that of the label alone, and rows do not sum to 1.
+
+        Raises:
+            LlmclsError: with `prediction.method` list, which finds labels without probabilities.
         """
         import numpy
 
+        if self.encoder.form == "list":
+            raise LlmclsError(
+                "A list of labels has no probabilities; call predict, or train with prediction.method 'exact'."
+            )
         rows = [prediction.probabilities for prediction in self.classify(_as_examples(texts))]
         return numpy.asarray(rows, dtype=numpy.float64).reshape(len(rows), len(self.labels))
 

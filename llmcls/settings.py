@@ -438,6 +438,9 @@ def unknown_setting(name: str) -> str:
     known = [key for key, _ in fields()]
     leaves = {key.rpartition(".")[2]: key for key in known}
     sections = list(Settings.model_fields)
+    if name in known:  # the key of a mapping was the dotted name
+        section, _, leaf = name.rpartition(".")
+        return f"'{name}' is a setting in a section; write it as {{'{section}': {{'{leaf}': ...}}}}"
     close = (
         difflib.get_close_matches(name, [*known, *sections], n=1, cutoff=0.75)
         or [leaves[leaf] for leaf in difflib.get_close_matches(name.rpartition(".")[2], leaves, n=1, cutoff=0.75)]

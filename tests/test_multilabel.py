@@ -117,6 +117,9 @@ def test_predict(run: Path, rows: Path, tmp_path: Path) -> None:
         assert row["predicted"] == "|".join(chosen)
     done = call("predict", "--run", run, "a text", "--json", "--threshold", "0")
     assert json.loads(done.out)["predicted"] == list(LABELS)
+    assert "there is no --margin: a text may have several" in call("predict", "--run", run, "x", "--margin").err
+    # The task is the run's, also where only the command line is looked at.
+    assert "does not go with training.objective 'label'" in call("predict", "--run", run, "x", "--method", "list").err
 
 
 def test_evaluate(run: Path, rows: Path) -> None:
@@ -178,6 +181,10 @@ def test_a_classification_head(rows: Path, tiny_model_dir: Path, tmp_path: Path,
     assert torch.sigmoid(logits[:, :3]).numpy() == pytest.approx(p, abs=1e-4)
     done = call("evaluate", "--run", path, "--data", rows, "--before")
     assert done.code == 0 and "untrained head" in done.out
+    shown = call("templates", "show", "--run", path, "--json")
+    labels = ROWS[int(json.loads(shown.out)["row"].removeprefix("rows.csv:")) - 2][1].split("|")
+    assert [token["text"] for token in json.loads(shown.out)["tokens"] if token["loss"]] == [x for x in labels if x]
+    assert "yes or no about each of 3 labels" in call("templates", "show", "--run", path).out
     if tuning == "full":
         plain = AutoModelForSequenceClassification.from_pretrained(path / "model")
         assert plain.config.problem_type == "multi_label_classification"
@@ -205,17 +212,20 @@ def test_answers_that_list_the_labels(rows: Path, tiny_model_dir: Path, tmp_path
     assert classifier.encoder.form == "list" and classifier.thresholds is None
     for said in classifier.predict(TEXTS):
         assert said == tuple(name for name in LABELS if name in said)
-    assert np.isnan(classifier.predict_proba(TEXTS)).all()
+    with pytest.raises(LlmclsError, match="A list of labels has no probabilities"):
+        classifier.predict_proba(TEXTS)
     done = call("evaluate", "--run", path, "--data", rows, "--before")
     assert done.code == 0 and "subset accuracy" in done.out
-    done = call("predict", "--run", path, "a text", "--json")
-    assert set(json.loads(done.out)["predicted"]) <= set(LABELS)
+    done = call("predict", "--run", path, "a text", "--json", "--method", "list")
+    found = json.loads(done.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert set(found["predicted"]) <= set(LABELS) and found["probability"] is None
     shown = json.loads(call("templates", "show", "--run", path, "--row", "9", "--json").out)
     labels = ROWS[int(shown["row"].removeprefix("rows.csv:")) - 2][1].split("|")
     assert "".join(token["text"] for token in shown["tokens"] if token["loss"]) == f" {', '.join(labels)}</s>"
     for options, message in (
         (("--threshold", "0.5"), "is for yes or no"),
         (("--method", "exact"), "does not go with training.objective 'sft'"),
+        (("--probabilities", "--margin"), "there is no --margin and no --probabilities: a list of labels has no"),
     ):
         assert message in call("predict", "--run", path, "a text", *options).err
 

@@ -116,6 +116,8 @@ def test_unknown_settings():
     assert unknown_setting("learning_rate") == (
         "there is no setting 'learning_rate'; did you mean 'training.learning_rate'?"
     )
+    with pytest.raises(LlmclsError, match=r"write it as \{'lora': \{'r': \.\.\.\}\}"):
+        make_settings({"lora.r": 8})
     assert unknown_setting("lora.zzzzzz").endswith("`llmcls config init` prints all.")
 
 

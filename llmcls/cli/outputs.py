@@ -81,7 +81,7 @@ class TableOutput(StandardOutput):
         from rich.text import Text
 
         for row in rows:
-            values = (format(row[name], FIGURES[name]) for name in self._figures)
+            values = ("–" if row[name] is None else format(row[name], FIGURES[name]) for name in self._figures)
             self._table.add_row(Text(row["text"]), Text(row["predicted"], style="bold"), *values)
 
     def finish(self, tally: Tally) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from llmcls.classifier import Classifier
     from llmcls.records import Prediction
     from llmcls.settings import Settings
+    from llmcls.task import AnswerForm
     from llmcls.training.run import Run
 
 METHODS = click.Choice(get_args(PredictionSettings.model_fields["method"].annotation))
@@ -125,7 +127,7 @@ def command(
         files,
         assignments,
         task=task,
-        prediction__method=method,
+        prediction__method=None if run_path else method,  # whether it fits depends on the run's task
         prediction__threshold=threshold,
         prediction__min_probability=min_probability,
         prediction__min_label_mass=min_label_mass,
@@ -142,9 +144,11 @@ def command(
     run = Run.open(run_path) if run_path else None
     if label_mass and run and run.has_head:
         raise LlmclsError("A classification head can say nothing but its labels; leave --label-mass out.")
-    if label_mass and run and run.label_separator:
-        raise LlmclsError("Label mass is for single labels; leave --label-mass out.")
-    how = _prediction_settings(run, settings) if run else settings.prediction
+    _check_figures(
+        (run.settings if run else settings).answer_form,
+        {"--label-mass": label_mass, "--margin": margin, "--probabilities": all_probabilities},
+    )
+    how = _prediction_settings(run, settings, method) if run else settings.prediction
     given = _open(texts, source, run, text_columns, label_column)
     lines = as_json or bool(output and output.endswith((".jsonl", ".ndjson")))
     with _destination(output, reporter, as_table=bool(texts) and not as_json and sys.stdout.isatty()) as written:
@@ -200,6 +204,16 @@ def command(
     _report_bad_rows(tally, written.listing, reporter)
 
 
+def _check_figures(form: AnswerForm, asked: Mapping[str, bool]) -> None:
+    """Refuse columns that would be empty: which figures there are depends on what the model answers."""
+    if form == "label":
+        return
+    lacking = ["--label-mass", "--margin"] + (["--probabilities"] if form == "list" else [])
+    if wrong := [option for option in lacking if asked[option]]:
+        answer = "a list of labels has no probabilities" if form == "list" else "a text may have several labels"
+        raise LlmclsError(f"With task multi_label there is no {' and no '.join(wrong)}: {answer}; leave it out.")
+
+
 def _destination(output: str | None, reporter: Reporter, as_table: bool) -> FileOutput | StandardOutput:
     if output:
         return FileOutput(Path(output), reporter)
@@ -231,7 +245,7 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _prediction_settings(run: Run, given: Settings) -> PredictionSettings:
+def _prediction_settings(run: Run, given: Settings, method: str | None) -> PredictionSettings:
     """The run's way of predicting, changed by what was given.
 
     Raises:
@@ -248,7 +262,7 @@ def _prediction_settings(run: Run, given: Settings) -> PredictionSettings:
             f"A run keeps the settings it was trained with, so {', '.join(ignored)} cannot be changed now; "
             "only prediction.*, and --base-model, --quantization and --template."
         )
-    return change_prediction(run, **wanted)
+    return change_prediction(run, **wanted, **({"method": method} if method else {}))
 
 
 def _look_up(tree: Mapping[str, Any], key: str) -> Any:
@@ -295,7 +309,8 @@ def _row(
     in_json: bool,
 ) -> dict[str, Any]:
     predicted = prediction.label if prediction.labels is None or not in_json else list(prediction.labels)
-    row = {**values, "predicted": predicted, "probability": round(prediction.probability, 6)}
+    probability = None if math.isnan(prediction.probability) else round(prediction.probability, 6)  # JSON has no NaN
+    row = {**values, "predicted": predicted, "probability": probability}
     if margin:
         row["margin"] = round(prediction.margin, 6)
     if prediction.label_mass is not None:

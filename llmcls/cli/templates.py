@@ -124,10 +124,14 @@ def show_(
 def _answer(encoder: Encoder, example: Example) -> tuple[Sequence[int], Collection[int]]:
     """What follows the prompt, and the places of its tokens that carry loss.
 
-    Of a multi-label task the question about the row's first label with its yes, or about the first of all with its no.
+    Of a head the outputs that are the row's labels. Of a multi-label task the question about the row's first label with
+    its yes, or about the first of all with its no.
     """
     from llmcls.engine.lists import list_items
 
+    if encoder.head:
+        outputs = [encoder.labels.position(name) for name in example.names]
+        return outputs, range(len(outputs))
     at = encoder.labels.position(example.names[0]) if example.names else 0
     if encoder.form == "label":
         return encoder.answers[at], range(len(encoder.answers[at]))
@@ -141,8 +145,11 @@ def _answer(encoder: Encoder, example: Example) -> tuple[Sequence[int], Collecti
 
 
 def _what_is_learnt(encoder: Encoder, answer: Sequence[int]) -> str:
+    if encoder.head:
+        decision = "the right one of" if encoder.form == "label" else "yes or no about each of"
+        return f"a head learns {decision} {len(encoder.labels)} labels"
     if encoder.form != "yes_no":
-        return f"{len(answer)} answer tokens carry loss"
+        return f"{len(answer)} answer token{' carries' if len(answer) == 1 else 's carry'} loss"
     return f"one of {len(encoder.labels)} questions is shown, whose last token carries loss"
 
 

@@ -19,6 +19,7 @@ from llmcls.data.reader import Row, Table
 from llmcls.records import Example
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+NO_LABEL = "the label is missing"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -90,7 +91,7 @@ def example_maker(
         if require_labels:
             wrong = [] if text.strip() else ["the row has no text"]
             if label is None:
-                wrong.append("the label is missing")
+                wrong.append(NO_LABEL)
             elif known is not None:
                 names = (label,) if labels is None else labels
                 wrong += [unknown_label(name) for name in names if name not in known]

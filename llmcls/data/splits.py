@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from llmcls.data.columns import Columns, choose_columns
 from llmcls.data.cut import cap_per_class, cut_stratified
-from llmcls.data.examples import class_names_of, make_examples
+from llmcls.data.examples import NO_LABEL, class_names_of, make_examples
 from llmcls.data.reader import SPLITS, DatasetReader, Table
 from llmcls.data.sources import describe, open_tables
 from llmcls.errors import LlmclsError, LlmclsWarning, several, unknown
@@ -126,6 +126,7 @@ def load_data(
         notes.append(f"{split}: at most {limit} rows per label, {before} -> {len(splits[split])} rows, seed {seed}")
     notes += _label_notes(splits, label_set)
     notes += _repetition_notes(splits)
+    _doubt_separator(splits["train"], columns.label_separator, where)
     return DataSplits(
         tuple(splits["train"]), tuple(splits["validation"]), tuple(splits["test"]), label_set, columns, tuple(notes)
     )
@@ -198,7 +199,9 @@ def _read_splits(
             names = [name for name in class_names_of(table, columns) if spellings.get(name, name) == name]
             known = names or sorted({name for example in splits[split] for name in example.names}) or None
     if problems:
-        raise LlmclsError(several(problems, f"{where} cannot be used"))
+        lacking = columns.label_separator is None and any(problem.endswith(NO_LABEL) for problem in problems)
+        hint = "\nWhere a text may have no label, or several, set task to multi_label." if lacking else ""
+        raise LlmclsError(several(problems, f"{where} cannot be used") + hint)
     if given is not None:
         return splits, given
     try:
@@ -209,7 +212,7 @@ def _read_splits(
 
 def _all_unlabelled(examples: Sequence[Example], problems: Sequence[str]) -> bool:
     """Whether no row has a label; a multi-label row may have none, but hardly all of them."""
-    missing = all(problem.endswith("the label is missing") for problem in problems)
+    missing = all(problem.endswith(NO_LABEL) for problem in problems)
     return bool(examples or problems) and missing and not any(example.names for example in examples)
 
 
@@ -242,6 +245,16 @@ def _label_notes(splits: Mapping[str, Sequence[Example]], labels: LabelSet) -> l
         shown = ", ".join(never[:10]) + (f" and {len(never) - 10} more" if len(never) > 10 else "")
         return [f"labels without a training row: {shown}"]
     return []
+
+
+def _doubt_separator(train: Sequence[Example], separator: str | None, where: str) -> None:
+    """Warn of a multi-label task that no row needs: the separator is another one, or the task."""
+    if separator is not None and all(len(example.names) < 2 for example in train):
+        message = (
+            f"{where}: task is multi_label, but no training row has two labels; check data.label_separator, which is "
+            f"{separator!r}, or set task to single_label"
+        )
+        warnings.warn(f"{message}.", LlmclsWarning, stacklevel=3)
 
 
 def _repetition_notes(splits: Mapping[str, Sequence[Example]]) -> list[str]:

@@ -87,6 +87,7 @@ class Encoder:
         template: the prompt template.
         labels: the label set.
         max_length: tokens of prompt and longest answer together; longer rows have only their text cut.
+        positions: how many tokens the base model reads, where that is known; `max_length` is cut to it.
         truncation_side: which end of the text is cut.
         form: whether an answer is one label, yes or no about each of them, or a comma-separated list of them.
         shots: solved examples for templates that show them.
@@ -114,6 +115,7 @@ class Encoder:
         labels: LabelSet,
         *,
         max_length: int,
+        positions: int | None = None,
         truncation_side: TruncationSide = "right",
         form: AnswerForm = "label",
         shots: Shots | None = None,
@@ -126,7 +128,8 @@ class Encoder:
         self.frame = frame
         self.template = template
         self.labels = labels
-        self.max_length = max_length
+        self.max_length = min(max_length, positions or max_length)
+        self._positions = positions
         self.truncation_side = truncation_side
         self.form = form
         self.shots = shots or Shots()
@@ -386,10 +389,11 @@ class Encoder:
                 too_long, length = keep, len(tokens.ids)
         if fitting is None:
             needed = length + self.max_length - self._budget
-            raise LlmclsError(
-                f"The instruction alone needs {needed} tokens, but prompt.max_length is {self.max_length}; raise "
-                f"it to at least {needed + 32}, or use a template that lists fewer labels or shots."
-            )
+            other = "use a template that lists fewer labels or shots"
+            room = f"prompt.max_length is {self.max_length}; raise it to at least {needed + 32}, or {other}"
+            if self._positions and needed > self._positions:
+                room = f"the base model reads {self._positions} at most; {other}, or another base model"
+            raise LlmclsError(f"The instruction alone needs {needed} tokens, but {room}.")
         return fitting
 
     def _cut(self, value: str, offsets: Sequence[tuple[int, int]], keep: int) -> str:

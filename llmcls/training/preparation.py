@@ -142,13 +142,13 @@ def make_encoder(
     form: AnswerForm = "label",
 ) -> Encoder:
     """The encoder for a base model, with `max_length` no longer than the model's positions reach."""
-    positions = base.config.get("max_position_embeddings") or prompt.max_length
     return Encoder(
         tokenizer,
         base.adapter.frame(tokenizer),
         template,
         labels,
-        max_length=min(prompt.max_length, positions),
+        max_length=prompt.max_length,
+        positions=base.config.get("max_position_embeddings"),
         truncation_side=prompt.truncation_side,
         form=form,
         shots=shots,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -113,3 +114,14 @@ def test_validation_keeps_the_rarest_labels() -> None:
     assert len(cut) == 40 and len(stay) + len(cut) == 400
     found = Counter(name for example in cut for name in example.names)
     assert found["c"] == 2 and abs(found["b"] - 8) <= 1 and abs(found["a"] - 20) <= 4
+
+
+def test_rows_that_need_no_or_another_task(tmp_path: Path) -> None:
+    apart = write(tmp_path, "text,labels\none,a;b\ntwo,a\nthree,b\nfour,a;b\n")
+    with pytest.warns(LlmclsWarning, match="no training row has two labels; check data.label_separator, which is ','"):
+        load_data(str(apart), label_separator=",", validation_size=0)
+    with warnings.catch_warnings(action="error"):
+        load_data(str(apart), label_separator=";", validation_size=0)
+    none = write(tmp_path, "text,labels\none,a\ntwo,\nthree,b\n")
+    with pytest.raises(LlmclsError, match=r"rows\.csv:3: the label is missing\nWhere a text may have no label"):
+        load_data(str(none))
