@@ -41,10 +41,8 @@ Verbalizer = Literal["name", "code"]
 
 # Token boundaries depend on nearby characters only; answers are tokenised behind this much of the prompt's end.
 _CONTEXT = 256
-# Answers that are tokenised together.
-_BATCH = 512
-# A cut row may stay this many tokens below the limit; finding the last one would cost more tokenisations.
-_SLACK = 3
+_BATCH = 512  # answers that are tokenised together
+_SLACK = 3  # tokens that a cut row may stay below the limit; finding the last one would cost more tokenisations
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,11 +387,11 @@ class Encoder:
                 too_long, length = keep, len(tokens.ids)
         if fitting is None:
             needed = length + self.max_length - self._budget
-            other = "use a template that lists fewer labels or shots"
-            room = f"prompt.max_length is {self.max_length}; raise it to at least {needed + 32}, or {other}"
+            why = f"prompt.max_length is {self.max_length}; raise it to at least {needed + 32}, or"
             if self._positions and needed > self._positions:
-                room = f"the base model reads {self._positions} at most; {other}, or another base model"
-            raise LlmclsError(f"The instruction alone needs {needed} tokens, but {room}.")
+                why = f"the base model reads {self._positions} at most; take another one, or"
+            message = f"The instruction alone needs {needed} tokens, but {why} use a template that lists fewer labels"
+            raise LlmclsError(f"{message} or shots.")
         return fitting
 
     def _cut(self, value: str, offsets: Sequence[tuple[int, int]], keep: int) -> str:

@@ -123,7 +123,7 @@ def test_too_short_a_limit_says_how_much_is_needed(make_encoder, real_base, temp
     with pytest.raises(LlmclsError, match=f"at least {needed + 32}"):
         make_encoder(real_base, template, max_length=5).encode([Example("")])
     for limit in (5, 9999):  # no setting makes room in a model that has none
-        with pytest.raises(LlmclsError, match="but the base model reads 9 at most; use a template"):
+        with pytest.raises(LlmclsError, match="but the base model reads 9 at most; take another one"):
             make_encoder(real_base, template, max_length=limit, positions=9).encode([Example("")])
     enough = make_encoder(real_base, template, max_length=needed).encode([Example(LONG), Example("")])
     assert [prompt.truncated for prompt in enough] == [True, False]
