@@ -19,13 +19,14 @@ def test_two_processes_learn_and_tune_what_one_does(place: Any, start: Any, tmp_
         pytest.skip("DeepSpeed is not installed")
     settings = place.settings
     settings["task"] = "multi_label"
+    settings["training"]["objective"] = "label"
     settings["model"]["quantization"] = "none"
     one = train(settings=settings, output_dir=tmp_path / "one").path
     two = tmp_path / "two"
     done = start(
         *["-m", "llmcls", "train", "--launch", "zero3", "--num-processes", "2", "--output-dir", str(two)],
         *["--config", str(place.folder / "settings.yaml"), "--quantization", "none", "--task", "multi_label"],
-        *["--set", "training.per_device_train_batch_size=4"],
+        *["--set", "training.per_device_train_batch_size=4", "--set", "training.objective=label"],
     )
     assert done.code == 0, done.output
     assert "zero3, 2 processes" in done.output
