@@ -81,7 +81,7 @@ class Generate:
                 **past,
             )
             for row, tokens in zip(rows, output[:, ids.shape[1] :].tolist(), strict=True):
-                found[row] = _walk(trie, tokens)
+                found[row] = int(trie.labels[trie.read(tokens)])
         return found
 
 
@@ -163,12 +163,3 @@ def _constraint(trie: LabelTrie, prompt_length: int, end: int) -> Callable[[int,
         return [end] if trie.label[node] >= 0 else trie.token[trie.children(node)].tolist()
 
     return allowed
-
-
-def _walk(trie: LabelTrie, tokens: list[int]) -> int:
-    node = 0
-    for token in tokens:
-        node = trie.descend(node, token)
-        if trie.label[node] >= 0:
-            break
-    return int(trie.label[node])

@@ -306,9 +306,9 @@ class Classifier:
         self, examples: Sequence[Example], predictions: Sequence[Prediction]
     ) -> EvaluationReport | MultiLabelReport:
         """Compare predictions with the examples' labels."""
-        probabilities = [prediction.probabilities for prediction in predictions]
         if isinstance(self._scorer, MultiLabelScorer):
             return self._scorer.report(examples, predictions)
+        probabilities = [prediction.probabilities for prediction in predictions]
         return compute_report(
             [example.label or "" for example in examples],
             [prediction.best for prediction in predictions],

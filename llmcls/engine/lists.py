@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor
 
-from llmcls.engine.decoder import bare, evaluating
 from llmcls.engine.processor import mask_all_but
-from llmcls.engine.reference import only_config
+from llmcls.engine.reference import generate_constrained
 from llmcls.engine.tree import check_prompts
 from llmcls.engine.trie import LabelTrie
 from llmcls.errors import LlmclsError
@@ -171,22 +170,15 @@ def generate_lists(
         batch_size: prompts per call of `generate`.
         progress: called with the number of rows finished since its last call.
     """
-    rows, found = check_prompts(prompts), []
     config = GenerationConfig(
         do_sample=False, max_new_tokens=items.longest, pad_token_id=pad_token_id, eos_token_id=items.end
     )
-    device = bare(model).device
-    with torch.no_grad(), evaluating(model), only_config(model, config):
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            width = max(map(len, batch))
-            ids = torch.tensor([[pad_token_id] * (width - len(row)) + row for row in batch], device=device)
-            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=device)
-            processor = LabelListLogitsProcessor(items, width, pad_token_id)
-            output = model.generate(
-                input_ids=ids, attention_mask=mask, use_cache=True, logits_processor=LogitsProcessorList([processor])
-            )
-            found += [items.read(tokens) or () for tokens in output[:, width:].tolist()]
-            if progress is not None:
-                progress(len(batch))
-    return found
+    said = generate_constrained(
+        model,
+        check_prompts(prompts),
+        config,
+        lambda width: LabelListLogitsProcessor(items, width, pad_token_id),
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return [items.read(tokens) or () for tokens in said]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from llmcls.engine.tree import Branch, RowForest, attention_mask, chain, check_prompts, join, shared_prefix_length
-from llmcls.engine.trie import LabelTrie
+from llmcls.engine.trie import Ints, LabelTrie
 from llmcls.errors import LlmclsError, unknown
 
 Batch = dict[str, torch.Tensor]
@@ -90,24 +90,37 @@ def packed_batch(
         LlmclsError: for no rows, a prompt without tokens, a label out of range, weights for another number of labels.
     """
     rows = _check(prompts, labels, trie, objective)
-    shared = shared_prefix_length(rows)
     steps = [_steps(trie, label, objective) for label in labels]
     # The last scored step needs its own hidden state only, so the tokens after it are never fed.
     branches = [
         Branch.path(trie.answers[label][: max(row_steps, default=0)])
         for label, row_steps in zip(labels, steps, strict=True)
     ]
-    forest = RowForest([row[shared:] for row in rows], branches, shared)
-    tree = join(chain(rows[0][:shared]), forest.slice(0, forest.size))
-    last_own = forest.row_start[:-1] + forest.own_length - 1 + shared
+    layout, last_own = lay_out_tree(rows, branches)
     points = [int(last) + step for last, row_steps in zip(last_own, steps, strict=True) for step in row_steps]
     return {
-        "input_ids": torch.from_numpy(tree.tokens)[None],
-        "position_ids": torch.from_numpy(tree.positions)[None],
-        "tree_exit": torch.from_numpy(tree.exit)[None],
+        **layout,
         "points": torch.tensor(points, dtype=torch.int64),
         **_targets(labels, steps, trie, objective),
     }
+
+
+def lay_out_tree(rows: Sequence[list[int]], branches: Sequence[Branch]) -> tuple[Batch, Ints]:
+    """Rows and what follows each as one packed sequence, below the longest prefix that all rows share.
+
+    Returns:
+        `input_ids`, `position_ids` and `tree_exit`, (1, tokens) each; and (rows,) the place of each row's last own
+        token.
+    """
+    shared = shared_prefix_length(rows)
+    forest = RowForest([row[shared:] for row in rows], branches, shared)
+    tree = join(chain(rows[0][:shared]), forest.slice(0, forest.size))
+    layout = {
+        "input_ids": torch.from_numpy(tree.tokens)[None],
+        "position_ids": torch.from_numpy(tree.positions)[None],
+        "tree_exit": torch.from_numpy(tree.exit)[None],
+    }
+    return layout, forest.row_start[:-1] + forest.own_length - 1 + shared
 
 
 def packed_loss(model: Any, batch: Batch, normalizer: torch.Tensor | float | None = None) -> torch.Tensor:
@@ -154,10 +167,17 @@ def padded_batch(
         for step in row_steps
     ]
     return {
-        "input_ids": torch.tensor([ids + [pad_token_id] * (width - len(ids)) for ids in sequences]),
-        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in sequences]),
+        **pad_right(sequences, width, pad_token_id),
         "points": torch.tensor(points, dtype=torch.int64),
         **_targets(labels, steps, trie, objective),
+    }
+
+
+def pad_right(sequences: Sequence[list[int]], width: int, pad_token_id: int) -> Batch:
+    """`input_ids` and `attention_mask`, (sequences, width) each."""
+    return {
+        "input_ids": torch.tensor([ids + [pad_token_id] * (width - len(ids)) for ids in sequences]),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in sequences]),
     }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from llmcls.engine.decoder import bare, evaluating
 from llmcls.engine.processor import LabelConstraintLogitsProcessor
@@ -116,22 +116,54 @@ def generate_answers(
         pad_token_id=pad_token_id,
         eos_token_id=None if ends & inside else sorted(ends),
     )
-    found: list[int] = []
-    device = bare(model).device
+    said = generate_constrained(
+        model,
+        rows,
+        config,
+        lambda width: LabelConstraintLogitsProcessor(trie, width, pad_token_id),
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return torch.tensor([trie.read(tokens) for tokens in said], dtype=torch.int64)
+
+
+def generate_constrained(
+    model: Any,
+    rows: Sequence[list[int]],
+    config: GenerationConfig,
+    constraint: Callable[[int], LogitsProcessor],
+    *,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[int]]:
+    """`model.generate()` in left-padded batches: the tokens that follow each row, padding behind them included.
+
+    Args:
+        model: any Hugging Face causal LM.
+        rows: token ids, each row at least one token.
+        config: how to generate, and what to pad with; nothing else counts (`only_config`).
+        constraint: makes the logits processor of a batch from its prompts' padded length.
+        batch_size: rows per call of `generate`.
+        progress: called with the number of rows finished since its last call.
+    """
+    said: list[list[int]] = []
+    pad, device = config.pad_token_id, bare(model).device
     with torch.no_grad(), evaluating(model), only_config(model, config):
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             width = max(map(len, batch))
-            ids = torch.tensor([[pad_token_id] * (width - len(row)) + row for row in batch], device=device)
-            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=device)
-            processor = LabelConstraintLogitsProcessor(trie, width, pad_token_id)
             output = model.generate(
-                input_ids=ids, attention_mask=mask, use_cache=True, logits_processor=LogitsProcessorList([processor])
+                input_ids=torch.tensor([[pad] * (width - len(row)) + row for row in batch], device=device),
+                attention_mask=torch.tensor(
+                    [[0] * (width - len(row)) + [1] * len(row) for row in batch], device=device
+                ),
+                use_cache=True,
+                logits_processor=LogitsProcessorList([constraint(width)]),
             )
-            found += [_answer_of(trie, tokens) for tokens in output[:, width:].tolist()]
+            said += output[:, width:].tolist()
             if progress is not None:
                 progress(len(batch))
-    return torch.tensor(found, dtype=torch.int64)
+    return said
 
 
 def _answer_logits(model: Any, prompt: list[int], answers: Sequence[tuple[int, ...]]) -> torch.Tensor:
@@ -150,15 +182,6 @@ def _answer_logits(model: Any, prompt: list[int], answers: Sequence[tuple[int, .
         inputs["logits_to_keep"] = longest
     logits: torch.Tensor = model(**inputs).logits
     return logits[:, -longest:]
-
-
-def _answer_of(trie: LabelTrie, generated: Sequence[int]) -> int:
-    node = 0
-    for token in generated:
-        node = trie.descend(node, token)
-        if trie.answer[node] >= 0:
-            break
-    return int(trie.answer[node])
 
 
 @contextmanager

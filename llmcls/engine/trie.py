@@ -169,6 +169,15 @@ class LabelTrie:
         at = int(np.searchsorted(self.token[children], token))
         return int(children[at]) if at < len(children) and self.token[children[at]] == token else -1
 
+    def read(self, tokens: Sequence[int]) -> int:
+        """The answer that tokens begin with, whatever follows it; its index."""
+        node = 0
+        for token in tokens:
+            node = self.descend(node, token)
+            if self.answer[node] >= 0:
+                break
+        return int(self.answer[node])
+
     def path(self, node: int, above: int = 0) -> Ints:
         """Node ids from just below the ancestor `above` down to `node`."""
         nodes = []

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from llmcls.engine.decoder import bare, evaluating, supports_packing, vocabulary_size
-from llmcls.engine.objectives import Batch, Objective
+from llmcls.engine.objectives import Batch, Objective, lay_out_tree, pad_right
 from llmcls.engine.packed import PackedScorer, check_vocabulary
 from llmcls.engine.plan import ScoringPlan
-from llmcls.engine.tree import RowForest, chain, check_prompts, join, shared_prefix_length
+from llmcls.engine.tree import check_prompts
 from llmcls.engine.trie import LabelTrie, common_length
 from llmcls.errors import LlmclsError, LlmclsWarning, several
 
@@ -214,17 +214,12 @@ def packed_yes_no_batch(
         LlmclsError: for no rows, a prompt without tokens, a label out of range, weights for another number of labels.
     """
     rows = _check(prompts, labels, questions, objective)
-    shared = shared_prefix_length(rows)
     plan = questions.plan
-    forest = RowForest([row[shared:] for row in rows], [plan.branch] * len(rows), shared)
-    tree = join(chain(rows[0][:shared]), forest.slice(0, forest.size))
-    last_own = forest.row_start[:-1] + forest.own_length - 1 + shared
+    layout, last_own = lay_out_tree(rows, [plan.branch] * len(rows))
     # `answer_edge` is the edge of each label's yes; edges stand two by two below their question's end.
     ends = plan.scored_at[plan.answer_edge // 2] + 1
     return {
-        "input_ids": torch.from_numpy(tree.tokens)[None],
-        "position_ids": torch.from_numpy(tree.positions)[None],
-        "tree_exit": torch.from_numpy(tree.exit)[None],
+        **layout,
         "points": torch.from_numpy((last_own[:, None] + ends[None, :]).reshape(-1)),
         **_targets(labels, questions, objective),
     }
@@ -245,16 +240,16 @@ def padded_yes_no_batch(
     rows = _check(prompts, labels, questions, objective)
     asked = [question.tokens for question in questions.questions]
     different = list(dict.fromkeys(asked))
+    place = {tokens: at for at, tokens in enumerate(different)}
     sequences = [row + list(tokens) for row in rows for tokens in different]
     width = max(map(len, sequences))
     points = [
         at * width + len(sequences[at]) - 1
         for row in range(len(rows))
-        for at in (row * len(different) + different.index(tokens) for tokens in asked)
+        for at in (row * len(different) + place[tokens] for tokens in asked)
     ]
     return {
-        "input_ids": torch.tensor([ids + [pad_token_id] * (width - len(ids)) for ids in sequences]),
-        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in sequences]),
+        **pad_right(sequences, width, pad_token_id),
         "points": torch.tensor(points),
         **_targets(labels, questions, objective),
     }

@@ -12,7 +12,6 @@ SHA-256 of every other file; whatever a killed process or a full disk left behin
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from safetensors import SafetensorError
 from llmcls.errors import LlmclsError, several
 from llmcls.progress import Reporter
 from llmcls.settings import Settings
+from llmcls.training.run import file_sha256
 from llmcls.training.world import World, effective_batch
 
 SEAL = "complete.json"
@@ -236,11 +236,7 @@ def _files(checkpoint: Path) -> Iterator[Path]:
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
+    return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
 
 def _write(path: Path, text: str) -> None:

@@ -91,7 +91,7 @@ class Run:
             file = path / name
             if not file.is_file():
                 problems.append(f"{name} is missing")
-            elif _sha256(file) != digest:
+            elif file_sha256(file) != digest:
                 problems.append(f"{name} has changed")
         # What lies beside sealed files would be loaded with them: a chat template, added tokens.
         for folder in ("adapter", "model", "tokenizer"):
@@ -199,7 +199,7 @@ def write_card(
     }
     (folder / "shots.json").write_text(json.dumps(stored, ensure_ascii=False, indent=1), encoding="utf-8")
     files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
-    seal = {name: _sha256(file) for name, file in files.items() if name.partition("/")[0] not in unsealed}
+    seal = {name: file_sha256(file) for name, file in files.items() if name.partition("/")[0] not in unsealed}
     sealed = {"format": FORMAT, **card, "seal": seal}
     seal[CARD] = _card_digest(sealed)
     (folder / CARD).write_text(json.dumps(sealed, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -302,12 +302,10 @@ def unfinished_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.unfinished")
 
 
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
+def file_sha256(file: Path) -> str:
+    """The SHA-256 of a file's content."""
     with file.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _exchange(one: Path, other: Path) -> bool:

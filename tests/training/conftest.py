@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,18 @@ class Trained:
     def losses(self) -> list[float]:
         """The training losses as logged."""
         return [entry["loss"] for entry in self.log if "loss" in entry]
+
+
+def predict_elsewhere(run: Run, texts: Sequence[str], folder: Path) -> list[list[float]]:
+    """All labels' probabilities of some texts, as a process of its own prints them."""
+    options = ("--run", str(run.path), "--json", "--probabilities")
+    done = subprocess.run(
+        [sys.executable, "-m", "llmcls", "predict", *options, *texts],
+        capture_output=True, text=True, timeout=120, cwd=folder, env=dict(os.environ),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    entries = [json.loads(line) for line in done.stdout.splitlines()]
+    return [[entry[f"p({name})"] for name in run.labels.names] for entry in entries]
 
 
 @pytest.fixture

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from llmcls import Classifier, LlmclsError, train
+
+from .conftest import predict_elsewhere
 
 LAYERS = 2 * 7  # two blocks of four attention and three MLP matrices
 
@@ -95,15 +93,8 @@ def test_a_fresh_process_predicts_the_same(fit: Callable[..., Any], rows: list[d
     assert {(s.text, s.label) for s in trained.run.shots.examples} <= {(r["text"], r["label"]) for r in rows}
     texts = [row["text"] for row in rows[:4]]
     here = Classifier.load(trained.run).predict_proba(texts)
-    options = ("--run", str(trained.run.path), "--json", "--probabilities")
-    done = subprocess.run(
-        [sys.executable, "-m", "llmcls", "predict", *options, *texts],
-        capture_output=True, text=True, timeout=120, cwd=tmp_path, env=dict(os.environ),
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    for line, row in zip(done.stdout.splitlines(), here, strict=True):
-        entry = json.loads(line)
-        assert [entry[f"p({name})"] for name in trained.run.labels.names] == pytest.approx(row.tolist(), abs=2e-6)
+    for there, row in zip(predict_elsewhere(trained.run, texts, tmp_path), here, strict=True):
+        assert there == pytest.approx(row.tolist(), abs=2e-6)
 
 
 @pytest.mark.slow

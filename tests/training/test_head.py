@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +20,7 @@ from llmcls.engine.scorer import make_scorer
 from llmcls.records import Example
 from llmcls.settings import Settings, make_settings
 
-from .conftest import ROWS
+from .conftest import ROWS, predict_elsewhere
 
 Fit = Callable[..., Any]
 HEAD = {"training.objective": "head", "prompt.template": "text"}
@@ -135,15 +131,8 @@ def test_a_full_run_is_a_plain_checkpoint_and_needs_no_base_model(
 def test_a_fresh_process_predicts_the_same(fit: Fit, tmp_path: Path) -> None:
     trained = fit({**HEAD, "training.max_steps": 6})
     expected = probabilities(trained)[: len(TEXTS) - 2]
-    options = ("--run", str(trained.run.path), "--json", "--probabilities")
-    done = subprocess.run(
-        [sys.executable, "-m", "llmcls", "predict", *options, *TEXTS[:-2]],
-        capture_output=True, text=True, timeout=120, cwd=tmp_path, env=dict(os.environ),
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    for line, row in zip(done.stdout.splitlines(), expected, strict=True):
-        entry = json.loads(line)
-        assert [entry[f"p({name})"] for name in trained.run.labels.names] == pytest.approx(row.tolist(), abs=2e-6)
+    for there, row in zip(predict_elsewhere(trained.run, TEXTS[:-2], tmp_path), expected, strict=True):
+        assert there == pytest.approx(row.tolist(), abs=2e-6)
 
 
 @pytest.mark.slow
