@@ -15,10 +15,10 @@ from llmcls.cli.shared import (
     change_prediction,
     column_options,
     output_options,
+    prediction_options,
     show,
     show_json,
     start,
-    threshold_options,
 )
 from llmcls.errors import LlmclsError, unknown
 from llmcls.processes import join_processes
@@ -49,7 +49,7 @@ HEADINGS = {"before": "base model", "baseline": "TF-IDF + LR"}
 @click.option("--base-model", metavar="M", help="Where the run's base model is now, if not where it was.")
 @click.option("--before", is_flag=True, help="Also evaluate the base model before training, and compare.")
 @click.option("--baseline", is_flag=True, help="Also train TF-IDF + logistic regression on the same rows, and compare.")
-@threshold_options
+@prediction_options
 @click.option("--output-dir", metavar="DIR", help="Where the files go; RUN/evaluation/SPLIT (or /DATA) when not given.")
 @output_options
 @failing_once()
@@ -62,6 +62,8 @@ def command(
     base_model: str | None,
     before: bool,
     baseline: bool,
+    method: str | None,
+    threshold: float | None,
     min_probability: float | None,
     min_label_mass: float | None,
     output_dir: str | None,
@@ -83,7 +85,9 @@ def command(
     folder = Path(output_dir) if output_dir else run.path / "evaluation" / name
     _make_folder(folder)
     processes = join_processes()
-    how = change_prediction(run, min_probability=min_probability, min_label_mass=min_label_mass)
+    how = change_prediction(
+        run, method=method, threshold=threshold, min_probability=min_probability, min_label_mass=min_label_mass
+    )
     where = None if run.whole else base_model
     classifier = replace(Classifier.load(run, base_model=where, prediction=how), processes=processes)
     reporter.say(f"Evaluating {run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")

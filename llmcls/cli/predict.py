@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,9 +26,9 @@ from llmcls.cli.shared import (
     column_options,
     gather_settings,
     output_options,
+    prediction_options,
     settings_options,
     start,
-    threshold_options,
 )
 from llmcls.errors import LlmclsError
 from llmcls.processes import join_processes
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from llmcls.settings import Settings
     from llmcls.task import AnswerForm
     from llmcls.training.run import Run
-
-METHODS = click.Choice(get_args(PredictionSettings.model_fields["method"].annotation))
 
 
 @click.command("predict", short_help="Classify texts.")
@@ -62,15 +60,11 @@ METHODS = click.Choice(get_args(PredictionSettings.model_fields["method"].annota
     help="auto: go on where the same command was interrupted; never: begin anew.",
 )
 @click.option("--template", metavar="T", help="Another template than the run's.")
-@click.option("--method", type=METHODS, help="How labels are found (prediction.method).")
 @click.option("--quantization", type=QUANTIZATIONS, help="How base weights are stored.")
 @click.option("--probabilities", "all_probabilities", is_flag=True, help="Add one column per label: p(LABEL).")
-@click.option(
-    "--threshold", type=click.FloatRange(0, 1), metavar="P", help="Several labels a text: predict those as probable."
-)
 @click.option("--label-mass", is_flag=True, help="Add how probable any valid label is; low: a text unlike the labels.")
 @click.option("--margin", is_flag=True, help="Add by how much the label beats every other one, in nats; 0: a tie.")
-@threshold_options
+@prediction_options
 @column_options
 @settings_options
 @output_options

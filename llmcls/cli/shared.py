@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
@@ -22,6 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 QUANTIZATIONS = click.Choice(["none", "8bit", "4bit"])
 TASKS = click.Choice(["single_label", "multi_label"])
+METHODS = click.Choice(get_args(PredictionSettings.model_fields["method"].annotation))
+PROBABILITY = click.FloatRange(0, 1)
 
 
 def output_options(function: F) -> F:
@@ -60,13 +62,19 @@ def settings_options(function: F) -> F:
     )(function)
 
 
-def threshold_options(function: F) -> F:
-    """`--min-probability` and `--min-label-mass`."""
+def prediction_options(function: F) -> F:
+    """`--method`, `--threshold`, `--min-probability` and `--min-label-mass`."""
     for name, of in (("--min-label-mass", "any label at all"), ("--min-probability", "its best label")):
         function = click.option(
-            name, type=click.FloatRange(0, 1), help=f"Answer no row for which {of} is less probable than this."
+            name,
+            type=PROBABILITY,
+            metavar="P",
+            help=f"Answer no row for which {of} is less probable than this.",
         )(function)
-    return function
+    function = click.option(
+        "--threshold", type=PROBABILITY, metavar="P", help="Several labels a text: predict those as probable."
+    )(function)
+    return click.option("--method", type=METHODS, help="How labels are found (prediction.method).")(function)
 
 
 def change_prediction(run: Run, **changes: Any) -> PredictionSettings:

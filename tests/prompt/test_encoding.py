@@ -36,7 +36,7 @@ def whole(encoder: Encoder, example: Example, answer: str) -> list[int]:
     """The obvious way: one string, one tokenisation."""
     prompt = encoder.template.render(example, encoder.labels, encoder.shots.without(example))
     text = encoder.frame.chat(prompt.messages) if prompt.is_chat else encoder.frame.bos_token + prompt.completion
-    text = unmark(text, encoder._forgeries)[0].rstrip(" ")
+    text = unmark(text, encoder._framed.forgeries)[0].rstrip(" ")
     space = "" if prompt.is_chat or text[-1].isspace() else " "
     return encoder.tokenizer(text + space + answer, add_special_tokens=False).input_ids
 
@@ -46,7 +46,7 @@ def assert_joint(encoder: Encoder, texts: tuple[str, ...]) -> None:
     for example, prompt in zip(examples, encoder.encode(examples), strict=True):
         assert not prompt.truncated
         for name, answer in zip(encoder.labels.names, encoder.answers, strict=True):
-            if encoder._forgeries.search(name):
+            if encoder._framed.forgeries.search(name):
                 continue
             assert [*prompt.input_ids, *answer[:-1]] == whole(encoder, example, name), (example.text, name)
             assert answer[-1] == encoder.end_token_id
@@ -173,7 +173,7 @@ def test_view_agrees_with_encode(make_encoder, base, template):
             framed = encoder._frame(example, encoder.shots.without(example))[0]
             shown = "".join(view.text for view in views)
             if not encoded.truncated and base != "folding":
-                assert framed.startswith(shown) and len(framed) - len(shown) <= len(encoder._boundary) * 8
+                assert framed.startswith(shown) and len(framed) - len(shown) <= len(encoder._answers.boundary) * 8
             if text == "It works.":
                 assert "".join(v.text for v in views if v.origin == "text").strip() == "It works."
 

@@ -81,7 +81,7 @@ def test_no_data_forges_the_frame(make_encoder, base, data):
 
 
 def control_ids_of(encoder: Encoder, ids: tuple[int, ...]) -> set[int]:
-    return set(ids) & set(encoder._control_ids)
+    return set(ids) & set(encoder._framed.control_ids)
 
 
 def test_every_marker_split_over_every_seam(make_encoder, base):
@@ -103,12 +103,12 @@ def test_ordinary_text_keeps_its_tokens(make_encoder, base):
         "＜ fullwidth ＞ ﬁ Å",
         "<div>x</div>",
     ):
-        if encoder._forgeries.search(text):
+        if encoder._framed.forgeries.search(text):
             assert base == "one-character"  # two spaces are a control token there
             continue
         ids = encoder.encode([Example(text)])[0].input_ids
         expected = encoder.tokenizer(f"{bos}{text}\nlabel:", add_special_tokens=False).input_ids
-        assert ids == expected[: len(ids)] and len(expected) - len(ids) == len(encoder._boundary)
+        assert ids == expected[: len(ids)] and len(expected) - len(ids) == len(encoder._answers.boundary)
         if text.startswith("Hello") and base in ("gpt-2", "one-character"):
             assert "".join(view.text for view in encoder.view(Example("Hello!!"))).count(" ") == 0
 

@@ -5,8 +5,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmcls.errors import LlmclsError
-from llmcls.prompt.encoding import _SLACK, Encoder
+from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.shots import Shots
+from llmcls.prompt.truncation import SLACK
 from llmcls.records import Example
 
 PLAIN = "Sort this.\ntext: {{ text }}\nlabel:"
@@ -19,7 +20,7 @@ def limit_of(encoder: Encoder) -> int:
     return encoder.max_length - max(map(len, encoder.answers))
 
 
-def assert_cut_well(encoder: Encoder, example: Example, wide: Encoder, slack: int = _SLACK + 2) -> None:
+def assert_cut_well(encoder: Encoder, example: Example, wide: Encoder, slack: int = SLACK + 2) -> None:
     """Prefix and suffix intact, filled nearly to the limit, and what is left of the text is one end of it."""
     prompt, full = encoder.encode([example])[0], wide.encode([example])[0]
     assert prompt.truncated == (len(full.input_ids) > limit_of(encoder))

@@ -1,0 +1,152 @@
+"""The settings of data, model, prompt, adapter and prediction: one class a section, checked for itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+# A single name may stand for a list of one: --set data.text_columns=body
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+# YAML 1.1 reads a bare `no` as false.
+NoIsText = BeforeValidator(lambda value: "no" if value is False else value)
+Quantization = Literal["none", "8bit", "4bit"]
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys are refused, values are final."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataSettings(Section):
+    """Where the rows come from and which columns matter."""
+
+    source: str | None = Field(None, description="Folder, file or specification to read, as in --data.")
+    text_columns: Names = Field(
+        (), description="Columns that hold the text, joined with '. '; guessed from the column names when empty."
+    )
+    label_column: str | None = Field(None, description="Column that holds the label; guessed when not given.")
+    label_separator: str = Field(
+        ",",
+        min_length=1,
+        description="What stands between the labels of a row when the task is multi_label; lists need none.",
+    )
+    labels: Names = Field(
+        (), description="The labels in the order wanted; all labels of the training split when empty."
+    )
+    label_descriptions: dict[str, str] = Field(
+        {}, description="What each label means, shown to the model by templates that print descriptions."
+    )
+    label_aliases: dict[str, Names] = Field(
+        {},
+        description="Other spellings of labels, {billing: [invoice, payment]}: in the data each counts as its label, "
+        "and the model may answer with any of them; their probabilities add up.",
+    )
+    validation_size: float = Field(
+        0.1, ge=0, lt=1, description="Share of train cut off, stratified, when there is no validation split; 0: none."
+    )
+    max_per_class: dict[Literal["train", "validation", "test"], int] = Field(
+        {}, description="At most this many rows of each label in a split, drawn with the seed: {train: 2000}."
+    )
+
+
+class ModelSettings(Section):
+    """Which base model, and how its weights are held in memory."""
+
+    base_model: str = Field(
+        "nano", description="A name from `llmcls models list`, a Hub id, or a folder with a causal LM."
+    )
+    adapter: str | None = Field(
+        None, description="Base-model adapter to use; chosen by the checkpoint's architecture when not given."
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hub model.")
+    trust_remote_code: bool = Field(False, description="Run model code that comes with a Hub checkpoint.")
+    quantization: Quantization = Field("4bit", description="How the frozen base weights are stored (bitsandbytes).")
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field("nf4", description="4-bit data type.")
+    bnb_4bit_use_double_quant: bool = Field(True, description="Quantise the quantisation constants as well.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Type of unquantised weights and of 4-bit computation; auto: bfloat16 on GPUs that have it, "
+        "float16 on older ones, float32 on a CPU.",
+    )
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
+        "sdpa", description="Attention kernel; only sdpa and eager take llmcls's packed mask."
+    )
+
+
+class PromptSettings(Section):
+    """How a row becomes a prompt."""
+
+    template: str = Field("instruction", description="A name from `llmcls templates list`, or a path to a .j2 file.")
+    max_length: int = Field(
+        1024, ge=16, description="Tokens of prompt and answer together; longer rows have only their text cut."
+    )
+    truncation_side: Literal["right", "left"] = Field("right", description="Which end of a long text is cut off.")
+    verbalizer: Literal["name", "code"] = Field(
+        "name",
+        description="What the model answers with. name: the label itself; code: a short code of one token (A, B, "
+        "C ...) that the template shows beside the label, the cheapest to predict.",
+    )
+    shots_per_label: int = Field(1, ge=1, le=32, description="Solved examples of each label in few-shot templates.")
+
+
+class LoraSettings(Section):
+    """The adapter that is trained (PEFT)."""
+
+    r: int = Field(16, ge=1, description="Rank of the update matrices.")
+    lora_alpha: float = Field(32, gt=0, description="Scale of the update: lora_alpha / r.")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the update.")
+    target_modules: Literal["all-linear"] | tuple[str, ...] | None = Field(
+        None, description="Modules that get an update: 'all-linear' or a list; the base model's own choice when null."
+    )
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases are trained.")
+    use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r) (rank-stabilised LoRA).")
+    use_dora: bool = Field(False, description="Weight-decomposed LoRA (DoRA).")
+
+
+class PredictionSettings(Section):
+    """How probabilities are computed."""
+
+    method: Literal["auto", "exact", "greedy", "best-first", "generate", "reference", "list"] = Field(
+        "auto",
+        description="exact: all probabilities by the packed engine; best-first: certified best label without scoring "
+        "all; auto: exact where all probabilities are wanted, else the cheaper of these two; greedy: walk the label "
+        "trie; generate: transformers' generate() with the constraint; reference: one plain forward per row and label; "
+        "list: generate() of a list of labels, for task multi_label with objective sft.",
+    )
+    min_probability: float = Field(
+        0.0, ge=0, le=1, description="A row whose best label is less probable gets no_answer instead; 0: off."
+    )
+    min_label_mass: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="A row for which any label at all is less probable (label mass) gets no_answer; 0: off.",
+    )
+    no_answer: str = Field("no answer", description="What a row below a threshold gets instead of a label.")
+    batch_size: int = Field(16, ge=1, description="Rows per forward pass of generate and reference.")
+    pack_tokens: int | None = Field(None, ge=64, description="Tokens per pack of the engine; null: by the hardware.")
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Probability from which on a multi_label task predicts a label; null: as tuned on validation.",
+    )
+
+    @property
+    def may_abstain(self) -> bool:
+        """Whether a threshold is set."""
+        return self.min_probability > 0 or self.min_label_mass > 0
+
+    @model_validator(mode="after")
+    def _refuse_impossible(self) -> PredictionSettings:
+        unable = {"min_probability": ("greedy", "generate"), "min_label_mass": ("greedy", "generate", "best-first")}
+        problems = [
+            f"{name} needs a probability that method '{self.method}' does not compute; use auto or exact"
+            for name, methods in unable.items()
+            if getattr(self, name) > 0 and self.method in methods
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self

@@ -1,0 +1,117 @@
+"""Settings from YAML files, `key=value` assignments and mappings, with every problem in one message."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from llmcls.errors import LlmclsError, several
+from llmcls.settings.tree import Settings, fields
+
+
+def load_settings(
+    files: Iterable[str | Path] = (), assignments: Iterable[str] = (), options: Mapping[str, Any] | None = None
+) -> Settings:
+    """Merge YAML files, `dotted.key=value` assignments and `{dotted.key: value}` options, later ones winning.
+
+    Raises:
+        LlmclsError: with every unknown key, wrong type and impossible combination in one message.
+    """
+    merged: dict[str, Any] = {}
+    for path in files:
+        _merge(merged, _read_yaml(Path(path)))
+    for assignment in assignments:
+        _merge(merged, _parse_assignment(assignment))
+    for key, value in (options or {}).items():
+        _merge(merged, nest(key, value))
+    return make_settings(merged)
+
+
+def make_settings(values: Mapping[str, Any]) -> Settings:
+    """Check a nested mapping of settings.
+
+    Raises:
+        LlmclsError: with all problems in one message.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise LlmclsError(several([_explain(detail) for detail in error.errors()], "Settings")) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise LlmclsError(f"Settings file '{path}' cannot be read: {error}.") from error
+    except yaml.YAMLError as error:
+        raise LlmclsError(f"Settings file '{path}' is no valid YAML: {error}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise LlmclsError(f"Settings file '{path}' must hold sections such as 'training:', not {loaded!r}.")
+    return loaded
+
+
+def _parse_assignment(assignment: str) -> dict[str, Any]:
+    key, equals, value = assignment.partition("=")
+    if not equals or not key.strip():
+        raise LlmclsError(f"'{assignment}' is no assignment; write it as training.max_steps=100.")
+    try:
+        # A lone mark is text, such as a separator: YAML reads | as an empty block, # as a comment, - as a list.
+        parsed: Any = value if re.fullmatch(r"[^\w\s~]", value) else yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = value
+    if isinstance(parsed, str):
+        with suppress(ValueError):
+            parsed = float(parsed)  # YAML 1.1 reads 2e-4 as text
+    return nest(key.strip(), parsed)
+
+
+def nest(key: str, value: Any) -> dict[str, Any]:
+    """`nest("lora.r", 8)` is `{"lora": {"r": 8}}`."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _explain(detail: Mapping[str, Any]) -> str:
+    path = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return unknown_setting(path)
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{path}: {message}" if path else str(message)
+    return f"{path} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def unknown_setting(name: str) -> str:
+    """Say that a setting does not exist, with the closest one."""
+    known = [key for key, _ in fields()]
+    leaves = {key.rpartition(".")[2]: key for key in known}
+    sections = list(Settings.model_fields)
+    if name in known:  # the key of a mapping was the dotted name
+        section, _, leaf = name.rpartition(".")
+        return f"'{name}' is a setting in a section; write it as {{'{section}': {{'{leaf}': ...}}}}"
+    close = (
+        difflib.get_close_matches(name, [*known, *sections], n=1, cutoff=0.75)
+        or [leaves[leaf] for leaf in difflib.get_close_matches(name.rpartition(".")[2], leaves, n=1, cutoff=0.75)]
+        or difflib.get_close_matches(name, sections, n=1)
+    )
+    hint = f"did you mean '{close[0]}'?" if close else "`llmcls config init` prints all."
+    return f"there is no setting '{name}'; {hint}"
