@@ -6,7 +6,8 @@
 Three ways to learn the same rows, each in a process of its own, so that its peak memory is its own; the ways take turns
 and the fastest turn counts:
 
-- `trl (a)`: prompt and label as one text, loss over all of it, padded batches of random rows, as in many tutorials.
+- `trl (a)`: prompt and label as one text, loss over all of it, padded batches of random rows, as in many tutorials;
+  larger steps accumulate micro-batches of `--micro-a` rows.
 - `trl (b)`: TRL at its best here: loss on the label only, rows grouped by length, the best of several micro-batches.
 - `llmcls`: packed trees, the same loss as (b) (`objective sft`, normalised by token), packs of several sizes.
 
@@ -98,7 +99,8 @@ def make_ours(model: Any, tokenizer: Any, rows: Rows, options: argparse.Namespac
 
     training = {"per_device_train_batch_size": options.batch, "learning_rate": options.learning_rate}
     training |= {"lr_scheduler_type": "constant", "warmup_steps": 0, "logging_steps": 1, "eval_strategy": "no"}
-    training |= {"num_train_epochs": 1, "loss_normalization": "token", "pack_tokens": options.size}
+    training |= {"num_train_epochs": 1, "objective": "sft", "loss_normalization": "token"}
+    training |= {"pack_tokens": options.size}
     settings = make_settings({"model": {"quantization": "none"}, "lora": LORA, "training": training})
     adapter: Any = SimpleNamespace(learning_rate=None, lora_target_modules=None)
     config = make_config(settings, choose_formats(settings), adapter, Path(folder), has_validation=False)
@@ -222,9 +224,9 @@ def measure(workload: str, model: str, batch: int, method: str, size: int, optio
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(workload: str, model: str, batch: int, options: argparse.Namespace) -> None:
-    """One table."""
-    ways = [("trl (a)", batch)] if not options.skip_a else []
+def compare(workload: str, model: str, batch: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One table; its lines as figures."""
+    ways = [("trl (a)", min(batch, options.micro_a))] if not options.skip_a else []
     ways += [("trl (b)", size) for size in options.micro if size <= batch]
     ways += [("llmcls", size) for size in options.packs]
     found: dict[tuple[str, int], dict[str, float] | None] = {}
@@ -249,6 +251,8 @@ def compare(workload: str, model: str, batch: int, options: argparse.Namespace) 
         ratios = [f"{best(other) / seconds:7.2f}x" for other in ("trl (a)", "trl (b)")]
         figures = f"{1 / seconds:8.2f} {' '.join(ratios)} {result['peak']:9.2f} {result['loss']:11.4f}"
         print(f"  {name:26s} {figures}", flush=True)
+    which = {"workload": workload, "model": model, "batch": batch}
+    return [which | {"method": method, "size": size} | (result or {}) for (method, size), result in found.items()]
 
 
 def main() -> None:
@@ -257,6 +261,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["tinyllama", "llama-3.2"], choices=MODELS)
     parser.add_argument("--batches", type=int, nargs="+", default=[8], help="rows of an optimizer step")
     parser.add_argument("--micro", type=int, nargs="+", default=[2, 8], help="micro-batches that (b) chooses from")
+    parser.add_argument("--micro-a", type=int, default=8, help="largest micro-batch of (a)")
     parser.add_argument("--packs", type=int, nargs="+", default=[512], help="training.pack_tokens to try")
     parser.add_argument("--steps", type=int, default=3, help="measured steps, after one that is not")
     parser.add_argument("--repeats", type=int, default=1)
@@ -264,15 +269,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--skip-a", action="store_true", help="leave (a) out, which takes the longest")
+    parser.add_argument("--output", help="a JSON file with all figures")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure_one(argparse.Namespace(**json.loads(options.one)))))
         return
+    figures = []
     for model in options.models:
         for workload in options.workloads:
             for batch in options.batches:
-                compare(workload, model, batch, options)
+                figures += compare(workload, model, batch, options)
+                if options.output:
+                    Path(options.output).write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -139,6 +139,8 @@ def test_evaluate(run: Path, rows: Path) -> None:
     assert [row["label"] for row in found] == [labels for _, labels in ROWS]
     shown = call("evaluate", "--run", run, "--data", rows)
     assert "Hamming loss" in shown.out and "threshold" in shown.out and "Confusion" not in shown.out
+    other = json.loads(call("evaluate", "--run", run, "--data", rows, "--threshold", "0.3", "--json").out)
+    assert {entry["threshold"] for entry in other["per_class"]} == {0.3}
 
 
 def test_other_commands(run: Path) -> None:

@@ -148,6 +148,11 @@ def _measure(
     from llmcls.model.hardware import choose_device
     from llmcls.records import Example
 
+    if encoder.head:
+        raise LlmclsError(
+            "labels inspect tells what the labels' tokens cost, but to a classification head labels are numbers, all "
+            "known from the prompt's last token; `llmcls templates show` shows the prompt."
+        )
     fields = dict.fromkeys(examples[0].fields, "") if examples else {}
     bare = len(encoder.encode([Example("", fields=fields)])[0].input_ids)
     sample = examples[:SAMPLED_ROWS] or [Example("a", fields=fields), Example("Z", fields=fields)]
@@ -208,7 +213,7 @@ def _report(measured: _Measured, encoder: Encoder, top: int, as_json: bool) -> N
         f"Label trie   {figures.nodes} tokens, {figures.forced} forced; {figures.branching} places with a choice",
         f"             {figures.fed} fed per row ({inspection.fed_for_mass} with label mass)",
         f"Labels       {figures.depth} tokens the longest, {len(inspection.continued)} the beginning of others",
-        f"             {alike} share the first token with others ({groups} groups)",
+        f"             {alike} share the first token with others ({groups} group{'' if groups == 1 else 's'})",
         "",
     ):
         click.echo(line)
@@ -292,7 +297,7 @@ def _as_json(measured: _Measured, encoder: Encoder) -> dict[str, Any]:
                 "label": labels[label],
                 "answer": name,
                 **asdict(cost),
-                "pieces": [name] if encoder.head else [str(encoder.tokenizer.decode([token])) for token in answer],
+                "pieces": [str(encoder.tokenizer.decode([token])) for token in answer],
             }
             for label, name, answer, cost in answers
         ],

@@ -38,6 +38,16 @@ def test_before_and_baseline(llmcls: Callable[..., Any], run: Path) -> None:
     assert "Base model and this run" in shown and "TF-IDF + LR and this run" in shown
 
 
+def test_another_method(llmcls: Callable[..., Any], refuse: Callable[..., str], run: Path) -> None:
+    usual, generated = (
+        json.loads(llmcls("evaluate", "--run", run, "--split", "train", "--json", *options).out)
+        for options in ((), ("--method", "generate"))
+    )
+    assert usual["nll"] > 0 and generated["nll"] is None and generated["accuracy"] == usual["accuracy"]
+    assert "multi_label" in refuse("evaluate", "--run", run, "--threshold", "0.5")
+    assert "min_probability" in refuse("evaluate", "--run", run, "--method", "greedy", "--min-probability", "0.5")
+
+
 def test_other_data_is_never_the_runs_test_split(
     llmcls: Callable[..., Any], run: Path, tickets: Path, here: Path
 ) -> None:

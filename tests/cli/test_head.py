@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,7 @@ def test_a_full_run_with_a_head(
     shown = llmcls("templates", "show", "--run", run)
     assert shown.code == 0 and "a head learns the right one of 2 labels" in shown.out
     assert shown.out.rstrip().endswith(("billing│", "delivery│"))
-    inspected = json.loads(llmcls("labels", "inspect", "--run", run, "--json").out)
-    assert [label["pieces"] for label in inspected["labels"]] == [["billing"], ["delivery"]]
-    assert inspected["trie"]["fed"] == 0
+    assert "to a classification head labels are numbers" in refuse("labels", "inspect", "--run", run)
     for method in ("greedy", "best-first", "reference"):
         assert llmcls("predict", "--run", run, "--method", method, "hello").code == 0
     assert "leave --label-mass out" in refuse("predict", "--run", run, "--label-mass", "hello")
