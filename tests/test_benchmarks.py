@@ -1,0 +1,37 @@
+"""Every benchmark still runs, on as little as it can: its figures mean nothing here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+TINY = "--set training.max_steps=1 --set prompt.template=minimal"
+COMMANDS = {
+    "train.py --models nano --workloads tweets --batches 2 --micro 2 --steps 1": "llmcls, packs of 512",
+    "predict.py --models nano --workloads tweets --rows 4 --slow-rows 1 --packs 256 --batches 4 --repeats 1 "
+    "--without outlines skorch": "llmcls exact",
+    "many_labels.py --counts 0 20 --rows 2 --layers 1 --repeats 1": "best-first",
+    "latency.py --workloads tweets --texts 3 --warm-up 1": "Classifier.predict",
+    "launch.py --steps 1 --rows 2 --repeats 1 --plans ddp": "--launch ddp, 2 processes",
+    "quality.py --data {shared}/data --sets tweet_sentiment --seeds 1 --runs runs --output quality.json " + TINY + " "
+    "--set data.max_per_class={{train:4,validation:2,test:2}}": "tweet_sentiment",
+    "multilabel.py --data {shared}/data/goemotions --rows 40 --output-dir runs/multilabel " + TINY + " "
+    "--set data.max_per_class={{validation:1,test:1}}": "micro",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.partition(".")[0])
+def test_runs(command: str, shared: Path, tmp_path: Path) -> None:
+    script, *arguments = command.format(shared=shared).split()
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *arguments],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"LLMCLS_SHARED": str(shared)}, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert COMMANDS[command] in done.stdout
