@@ -7,6 +7,7 @@ classifier.predict_proba(["Where is my parcel?"])      # array, rows sum to 1, c
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -109,7 +110,10 @@ class Classifier:
         formats = choose_formats(settings)
         model: Any = load_model(base, settings.model, formats, make_head(encoder, settings) if run.has_head else None)
         if not run.whole:
-            model = PeftModel.from_pretrained(model, run.adapter_path)
+            with warnings.catch_warnings():
+                # PEFT asks for an attribute by a name that transformers calls deprecated.
+                warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+                model = PeftModel.from_pretrained(model, run.adapter_path)
         how = prediction or settings.prediction
         return cls._make(encoder, base, formats, run, model, how, settings.data.label_separator)
 

@@ -270,7 +270,7 @@ def make_config(
         bf16=formats.mixed_precision == "bf16",
         fp16=formats.mixed_precision == "fp16",
         use_cpu=formats.device.type == "cpu",
-        gradient_checkpointing=training.gradient_checkpointing,
+        activation_checkpointing=training.gradient_checkpointing,  # transformers' newer name of it
         logging_steps=training.logging_steps,
         eval_strategy=training.eval_strategy if has_validation else "no",
         eval_steps=training.eval_steps,
