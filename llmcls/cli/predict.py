@@ -146,15 +146,13 @@ def command(
     given = _open(texts, source, run, text_columns, label_column)
     lines = as_json or bool(output and output.endswith((".jsonl", ".ndjson")))
     with _destination(output, reporter, as_table=bool(texts) and not as_json and sys.stdout.isatty()) as written:
-        if run:
-            from llmcls.classifier import Classifier
+        from llmcls.classifier import Classifier  # takes seconds, and what was wrong is known by now
 
-            classifier = Classifier.load(
-                run, template=template, base_model=base_model, quantization=quantization, prediction=how
-            )
-        else:
-            base_model = base_model or settings.model.base_model
-            classifier = _zero_shot(base_model, labels or "", template, quantization, settings)
+        classifier = (
+            Classifier.load(run, template=template, base_model=base_model, quantization=quantization, prediction=how)
+            if run
+            else _zero_shot(base_model or settings.model.base_model, labels or "", template, quantization, settings)
+        )
         classifier = replace(classifier, processes=processes)
         reporter.say(f"Predicting with {run_path or classifier.base.name}: {classifier.formats.describe()}")
         label_mass = label_mass or classifier.prediction.min_label_mass > 0
@@ -189,12 +187,7 @@ def command(
     if not texts:
         speed = (tally.rows - done) / max(time.monotonic() - begun, 1e-9)
         reporter.say(f"Predicted {tally.predicted:,} of {tally.rows:,} rows, {speed:,.1f} rows/s.")
-    if tally.ties:
-        reporter.say(
-            f"{tally.ties:,} of {tally.predicted:,} rows {'is a near-tie' if tally.ties == 1 else 'are near-ties'} "
-            f"(margin below {classifier.tie_tolerance:g}): another batch size or device may turn the label round; "
-            "--margin shows which."
-        )
+    _report_ties(tally, classifier, reporter)
     _report_bad_rows(tally, written.listing, reporter)
 
 
@@ -318,6 +311,15 @@ def _row(
 def _added_columns(classifier: Classifier, all_probabilities: bool, label_mass: bool, margin: bool) -> list[str]:
     added = ["predicted", "probability", *(["margin"] if margin else []), *(["label_mass"] if label_mass else [])]
     return added + [f"p({name})" for name in classifier.classes_] if all_probabilities else added
+
+
+def _report_ties(tally: Tally, classifier: Classifier, reporter: Reporter) -> None:
+    if tally.ties:
+        reporter.say(
+            f"{tally.ties:,} of {tally.predicted:,} rows {'is a near-tie' if tally.ties == 1 else 'are near-ties'} "
+            f"(margin below {classifier.tie_tolerance:g}): another batch size or device may turn the label round; "
+            "--margin shows which."
+        )
 
 
 def _report_bad_rows(tally: Tally, listing: Path | None, reporter: Reporter) -> None:
