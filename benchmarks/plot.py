@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument("figures", type=Path, help="JSON")
     parser.add_argument("drawing", type=Path, help="SVG")
     options = parser.parse_args()
-    plt.rcParams["svg.hashsalt"] = "llmcls"  # the same figures make the same file
+    # The same figures make the same file, and letters stay letters.
+    plt.rcParams |= {"svg.hashsalt": "llmcls", "svg.fonttype": "none"}
     figure, axes = plt.subplots(figsize=(6.4, 4))
     draw = {"labels": draw_labels, "batches": draw_batches}[options.what]
     draw(json.loads(options.figures.read_text(encoding="utf-8")), axes)
