@@ -30,7 +30,7 @@ test: export HF_HUB_OFFLINE = 1
 test: export OMP_NUM_THREADS = 1
 test: export TOKENIZERS_PARALLELISM = false
 test: lint $(VENV)/deepspeed ## Install and run every check: ruff, mypy, import-linter, pytest
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/installed ## Run ruff, mypy and import-linter only
 	$(BIN)/ruff check .
