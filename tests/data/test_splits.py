@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmcls.data.cut import cap_per_class, cut_stratified
@@ -70,6 +70,7 @@ def test_nothing_is_cut_where_it_is_not_wanted_or_cannot_be():
     st.floats(0.01, 0.99),
     st.integers(0, 2**32 - 1),
 )
+@example([(0, "a")] * 5 + [(n, "c" if n in (1, 5) else "a") for n in range(1, 10)], 0.5, 0)
 def test_any_cut_keeps_every_example_once_and_every_label_in_train(rows, size, seed):
     examples = [Example(f"t{number}", label, source=str(i)) for i, (number, label) in enumerate(rows)]
     stay, cut = cut_stratified(examples, size, seed)
