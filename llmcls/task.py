@@ -46,9 +46,14 @@ def fill_by_task(values: Any) -> Any:
 def check_task(settings: Settings) -> list[str]:
     """What of the settings does not go with their task, one sentence each."""
     method, objective = settings.prediction.method, settings.training.objective
-    if settings.task == "single_label":
-        return ["prediction.method 'list' is for task multi_label"] if method == "list" else []
+    metric = settings.training.metric_for_best_model
     problems = []
+    if settings.task == "single_label":
+        if method == "list":
+            problems.append("prediction.method 'list' is for task multi_label")
+        if metric == "micro_f1":  # of single labels it is the accuracy
+            problems.append("training.metric_for_best_model 'micro_f1' is for task multi_label; choose 'accuracy'")
+        return problems
     if method not in ("auto", "exact", "reference", "list"):
         problems.append(
             "task multi_label looks at every label, so prediction.method must be 'auto', 'exact', 'reference' or "
@@ -62,8 +67,10 @@ def check_task(settings: Settings) -> list[str]:
         )
     if method == "list" and settings.training.class_weights != "none":
         problems.append("training.class_weights weigh yes against no; with prediction.method 'list' leave them out")
-    if settings.training.metric_for_best_model == "balanced_accuracy":
-        problems.append("training.metric_for_best_model 'balanced_accuracy' is for single labels; choose 'macro_f1'")
+    if metric == "balanced_accuracy":
+        problems.append(
+            f"training.metric_for_best_model '{metric}' is for single labels; choose 'macro_f1' or 'micro_f1'"
+        )
     if settings.data.max_per_class:
         problems.append("data.max_per_class needs rows of one class each, but with task multi_label they have many")
     if settings.prompt.verbalizer == "code":

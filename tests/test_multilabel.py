@@ -17,6 +17,7 @@ from llmcls import Classifier, LlmclsError, train
 from llmcls.progress import Reporter
 from llmcls.records import Example
 from llmcls.settings import make_settings
+from llmcls.training.api import load_training_data
 from llmcls.training.preparation import resolve_class_weights
 from llmcls.training.run import Run
 
@@ -103,6 +104,26 @@ def test_packed_and_padded_training_agree(rows: Path, tiny_model_dir: Path, tmp_
         log = [json.loads(line) for line in (made.path / "log.jsonl").read_text().splitlines()]
         found.append([entry.get("loss", entry.get("eval_loss")) for entry in log][:4])
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_the_best_checkpoint_by_micro_f1(rows: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "task": "multi_label",
+        "data": {"label_separator": "|"},
+        "model": {"base_model": str(tiny_model_dir)},
+        "training": {
+            **{"max_steps": 4, "learning_rate": 0.02, "eval_strategy": "steps", "eval_steps": 1},
+            **{"save_strategy": "steps", "save_steps": 1},
+            **{"load_best_model_at_end": True, "metric_for_best_model": "micro_f1"},
+        },
+    }
+    made = train(str(rows), settings=settings, output_dir=tmp_path / "run", reporter=Reporter(quiet=True))
+    log = [json.loads(line) for line in (made.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = [entry["eval_micro_f1"] for entry in log if "eval_micro_f1" in entry]
+    assert len(found) == 4 and max(found) > min(found)
+    held_out = load_training_data(made.settings, str(rows)).validation
+    half = make_settings({"prediction": {"threshold": 0.5}}).prediction
+    assert Classifier.load(made, prediction=half).evaluate(held_out).micro_f1 == pytest.approx(max(found))
 
 
 def test_predict(run: Path, rows: Path, tmp_path: Path) -> None:
@@ -278,6 +299,10 @@ def test_settings() -> None:
         make_settings({"task": "multi_label", "training": {"objective": "sft"}})
     with pytest.raises(LlmclsError, match="'list' is for task multi_label"):
         make_settings({"prediction": {"method": "list"}})
+    for task, metric in (("single_label", "micro_f1"), ("multi_label", "balanced_accuracy")):
+        by = {"metric_for_best_model": metric, "early_stopping_patience": 1}
+        with pytest.raises(LlmclsError, match=f"'{metric}' is for .*; choose '(accuracy|macro_f1' or 'micro_f1)'"):
+            make_settings({"task": task, "training": by})
     lists = make_settings({"task": "multi_label", "prediction": {"method": "list"}})
     assert lists.training.objective == "sft" and lists.answer_form == "list"
     assert make_settings(lists.model_dump()) == lists

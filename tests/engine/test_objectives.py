@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy, pad
+from transformers import AutoTokenizer
 
 from llmcls.engine import (
     LabelTrie,
@@ -93,6 +94,25 @@ def test_gradient_checkpointing():
     model = build()
     model.activation_checkpointing_enable()
     assert_same_training(model, PROMPTS, LABELS, TRIE, OBJECTIVES[0])
+
+
+LABEL_NAMES = ["positive", "positive_mixed", "pos", "négatif 😀", "cs.CL", "cs.CV", "cs.CL cross", "日本語", "日本"]
+TEXTS = ["I liked it.", "Ça va? 😀", "the the the", "x", "a much longer text than all the others " * 3]
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize("name", ["llama-3.2", "tinyllama"])
+def test_real_vocabularies(shared, name, tuning):
+    """Labels that are prefixes of others, emoji, bytes of other scripts, in the vocabularies that they will meet."""
+    tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers" / name)
+    answers = [[*tokenizer.encode(name, add_special_tokens=False), tokenizer.eos_token_id] for name in LABEL_NAMES]
+    prompts = [tokenizer.encode(f"Classify the text.\nText: {text}\nLabel: ") for text in TEXTS]
+    labels, weights = [0, 3, 6, 8, 1], tuple(1.0 + label / 4 for label in range(len(answers)))
+    model = build(vocab_size=len(tokenizer), hidden_size=16, tie_word_embeddings=True)
+    if tuning == "lora":
+        model = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    for objective in (Objective("label", class_weights=weights), Objective("sft", class_weights=weights)):
+        assert_same_training(model, prompts, labels, LabelTrie(answers), objective)
 
 
 def naive_rows(objective):
