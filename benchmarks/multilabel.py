@@ -45,6 +45,8 @@ def main() -> None:
     settings = load_settings((), arguments.assignments, always)
     splits = load_training_data(settings)
     if arguments.rows is not None and arguments.rows < len(splits.train):
+        always["data.labels"] = splits.labels.names  # a draw may lack one
+        settings = load_settings((), arguments.assignments, always)
         splits = replace(splits, train=tuple(random.Random(arguments.seed).sample(splits.train, arguments.rows)))
     begun = time.monotonic()
     run = train(as_rows(splits), settings=settings, output_dir=arguments.output_dir, overwrite=True, reporter=reporter)

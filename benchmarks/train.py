@@ -11,9 +11,10 @@ and the fastest turn counts:
 - `trl (b)`: TRL at its best here: loss on the label only, rows grouped by length, the best of several micro-batches.
 - `llmcls`: packed trees, the same loss as (b) (`objective sft`, normalised by token), packs of several sizes.
 
-The time runs from the end of the first step to the end of the last, collation and optimizer included. `label loss` is
-the mean negative log-likelihood of the label's tokens on 32 other rows after those steps: equal for (b) and `llmcls` up
-to the order of rows. Random Llama of 42M parameters and embeddings, or nano, float32. Needs `shared` (`workloads.py`).
+*peak* is the largest memory of the process, *grown* how much of it came after the model was loaded. The time runs from
+the end of the first step to the end of the last, collation and optimizer included. `label loss` is the mean negative
+log-likelihood of the label's tokens on 32 other rows after those steps: equal for (b) and `llmcls` up to the order of
+rows. Random Llama of 42M parameters and embeddings, or nano, float32. Needs `shared` (`workloads.py`).
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def make_ours(model: Any, tokenizer: Any, rows: Rows, options: argparse.Namespac
     from llmcls.progress import Reporter
     from llmcls.settings import make_settings
     from llmcls.training.batches import Collator
-    from llmcls.training.trainer import make_config, make_trainer
+    from llmcls.training.configuration import make_config
+    from llmcls.training.trainer import make_trainer
 
     training = {"per_device_train_batch_size": options.batch, "learning_rate": options.learning_rate}
     training |= {"lr_scheduler_type": "constant", "warmup_steps": 0, "logging_steps": 1, "eval_strategy": "no"}
@@ -183,6 +185,7 @@ def label_loss(model: Any, tokenizer: Any, rows: Rows) -> float:
 
 def measure_one(options: argparse.Namespace) -> dict[str, float]:
     """Train in this process."""
+    import psutil
     import torch
 
     torch.set_num_threads(options.threads)
@@ -196,12 +199,14 @@ def measure_one(options: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = make(model, tokenizer, rows, options, folder)
         trainer.add_callback(clock.callback)
+        loaded = psutil.Process().memory_info().rss / 2**30
         trainer.train()
     assert len(clock.ends) == options.steps + 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
         "seconds": (clock.ends[-1] - clock.ends[0]) / (options.batch * options.steps),
         "peak": peak,
+        "grown": peak - loaded,
         "loss": label_loss(trainer.model, tokenizer, rows),
     }
 
@@ -241,7 +246,7 @@ def compare(workload: str, model: str, batch: int, options: argparse.Namespace) 
         return min((r["seconds"] for (name, _), r in found.items() if name == method and r), default=float("nan"))
 
     print(f"\n{workload}, {model}, {batch} rows a step, {options.steps} steps measured:")
-    print(f"  {'':26s} {'rows/s':>8s} {'of (a)':>8s} {'of (b)':>8s} {'peak GiB':>9s} {'label loss':>11s}")
+    print(f"  {'':26s} {'rows/s':>8s} {'of (a)':>8s} {'of (b)':>8s} {'peak GiB':>9s} {'grown':>6s} {'label loss':>11s}")
     for (method, size), result in found.items():
         name = f"{method}, {'packs' if method == 'llmcls' else 'micro-batches'} of {size}"
         if result is None:
@@ -249,7 +254,9 @@ def compare(workload: str, model: str, batch: int, options: argparse.Namespace) 
             continue
         seconds = result["seconds"]
         ratios = [f"{best(other) / seconds:7.2f}x" for other in ("trl (a)", "trl (b)")]
-        figures = f"{1 / seconds:8.2f} {' '.join(ratios)} {result['peak']:9.2f} {result['loss']:11.4f}"
+        figures = (
+            f"{1 / seconds:8.2f} {' '.join(ratios)} {result['peak']:9.2f} {result['grown']:6.2f} {result['loss']:11.4f}"
+        )
         print(f"  {name:26s} {figures}", flush=True)
     which = {"workload": workload, "model": model, "batch": batch}
     return [which | {"method": method, "size": size} | (result or {}) for (method, size), result in found.items()]

@@ -94,14 +94,18 @@ def load_tokenizer(name: str) -> Any:
 
 
 def load_model(name: str, tokenizer: Any, layers: int) -> Any:
-    """One of `MODELS` in float32: nano, or a random Llama of this vocabulary, 42M parameters in 12 layers and the
-    embeddings."""
+    """One of `MODELS` in float32."""
     if name == "nano":
         checkpoint = find_base_model(ModelSettings(base_model="nano")).checkpoint
         return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    return random_llama(len(tokenizer), layers)
+
+
+def random_llama(vocabulary: int, layers: int = 12) -> Any:
+    """A random float32 Llama: 42M parameters in 12 layers, and the embeddings of so many tokens."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary,
         hidden_size=512,
         intermediate_size=1536,
         num_hidden_layers=layers,

@@ -19,7 +19,7 @@ from llmcls.evaluation.metrics import EvaluationReport, compute_report
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import Formats, choose_formats
 from llmcls.model.loading import BaseModel, find_base_model, load_model
-from llmcls.multilabel import MultiLabelScorer, refuse_threshold
+from llmcls.multilabel import MultiLabelScorer
 from llmcls.processes import Processes
 from llmcls.progress import Reporter
 from llmcls.prompt.encoding import Encoder
@@ -94,7 +94,9 @@ class Classifier:
         trained = run.settings
         wanted = {"base_model": base_model, "quantization": quantization}
         model_settings = run.model_settings.model_copy(update={k: v for k, v in wanted.items() if v is not None})
-        settings = make_settings(trained.model_copy(update={"model": model_settings}).model_dump())
+        # What is checked of training says nothing of prediction: a run of all weights may be held in 4 bits.
+        held = make_settings({"model": model_settings.model_dump(), "lora": trained.lora.model_dump()}).model
+        settings = trained.model_copy(update={"model": held})
         base = _find_trained_base(settings.model, run)
         if not run.whole:
             _check_fingerprint(base, run)
@@ -170,16 +172,12 @@ class Classifier:
         from llmcls.engine.scores import tie_tolerance
         from llmcls.engine.trie import LabelTrie
 
-        if how.may_abstain and how.no_answer in encoder.labels.spellings:
-            raise LlmclsError(
-                f"prediction.no_answer is {how.no_answer!r}, which is a label; choose a value that no label has."
-            )
+        how.check(encoder.form, encoder.labels.spellings)
         model.eval()
         if encoder.form != "label":
             tuned = run.thresholds if run and encoder.form == "yes_no" else None
             several = MultiLabelScorer.make(model, encoder, how, tuned, separator)
             return cls(encoder, base, formats, run, how, model, several, separator)
-        refuse_threshold(how)
         if how.method == "list":
             raise LlmclsError("Method 'list' is for the task multi_label; a single label is found by 'exact'.")
         scorer = make_scorer(

@@ -57,7 +57,6 @@ class MultiLabelScorer:
                 "as well have none; leave them out."
             )
         if encoder.form == "list":
-            refuse_threshold(how)
             if how.method != "list":
                 raise LlmclsError(f"This run was trained to list its labels; use method 'list', not {how.method!r}.")
             generator = ListGenerator(model, list_items(encoder), int(encoder.tokenizer.pad_token_id), how.batch_size)
@@ -100,17 +99,4 @@ class MultiLabelScorer:
             [prediction.probabilities for prediction in predictions] if self.thresholds else None,
             self.thresholds,
             truncated=sum(prediction.truncated for prediction in predictions),
-        )
-
-
-def refuse_threshold(how: PredictionSettings) -> None:
-    """Refuse a threshold where the most probable answer is predicted, whatever its probability.
-
-    Raises:
-        LlmclsError: when there is one.
-    """
-    if how.threshold is not None:
-        raise LlmclsError(
-            "prediction.threshold is for yes or no about every label (task multi_label); here the most probable answer "
-            "is predicted, whatever its probability."
         )

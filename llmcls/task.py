@@ -22,6 +22,9 @@ DEFAULTS: Mapping[AnswerForm, Mapping[str, Mapping[str, str]]] = {
     "list": {"prompt": {"template": "multi_label"}, "training": {"objective": "sft"}},
 }
 
+DEPENDENT = {"prompt": ("template",), "training": ("objective",)}
+"""The settings of `DEFAULTS`."""
+
 
 def answer_form(task: str, method: str) -> AnswerForm:
     """What the model answers in a task, by the method of prediction."""
@@ -31,15 +34,17 @@ def answer_form(task: str, method: str) -> AnswerForm:
 
 
 def fill_by_task(values: Any) -> Any:
-    """Settings as given, with the defaults of their task."""
+    """Settings as given, with the defaults of their task where such a setting is left out or null."""
     if not isinstance(values, Mapping):
         return values
     prediction = values.get("prediction")
     method = prediction.get("method") if isinstance(prediction, Mapping) else getattr(prediction, "method", None)
     filled = dict(values)
-    for section, defaults in DEFAULTS[answer_form(str(values.get("task", "single_label")), str(method))].items():
-        if isinstance(given := filled.get(section, {}), Mapping):
-            filled[section] = {**defaults, **given}
+    own = DEFAULTS[answer_form(str(values.get("task", "single_label")), str(method))]
+    for section, keys in DEPENDENT.items():
+        if isinstance(given := filled.get(section, {}), Mapping) and (section in filled or section in own):
+            chosen = {key: value for key, value in given.items() if key not in keys or value is not None}
+            filled[section] = {**own.get(section, {}), **chosen}
     return filled
 
 

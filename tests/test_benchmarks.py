@@ -13,6 +13,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 TINY = "--set training.max_steps=1 --set prompt.template=minimal"
 COMMANDS = {
     "train.py --models nano --workloads tweets --batches 2 --micro 2 --steps 1": "llmcls, packs of 512",
+    "memory.py --lengths 32": "packed, per token",
     "predict.py --models nano --workloads tweets --rows 4 --slow-rows 1 --packs 256 --batches 4 --repeats 1 "
     "--without outlines skorch": "llmcls exact",
     "many_labels.py --counts 0 20 --rows 2 --layers 1 --repeats 1": "best-first",

@@ -91,6 +91,14 @@ def test_all_problems_at_once_with_suggestions():
         assert part in message
 
 
+BEST_STEPS = {
+    "load_best_model_at_end": True,
+    "eval_strategy": "steps",
+    "save_strategy": "steps",
+    "eval_steps": 3,
+}
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
@@ -100,6 +108,12 @@ def test_all_problems_at_once_with_suggestions():
             "needs eval_strategy",
         ),
         ({"training": {"eval_strategy": "steps"}}, "needs eval_steps"),
+        (
+            {"training": BEST_STEPS | {"save_steps": 6}},
+            "needs a checkpoint of every evaluation, but save_steps is 6.0 and eval_steps 3.0; leave save_steps out",
+        ),
+        ({"training": {"logging_steps": 1.5, "save_steps": 2.5}}, "logging_steps is 1.5; .*save_steps is 2.5; "),
+        ({"data": {"labels": [True, False]}}, "YAML reads yes, no, on and off as true and false; put quotes"),
         ({"training": {"max_steps": 0}}, "max_steps is 0"),
         ({"training": {"max_steps": -2}}, "max_steps is -2"),
         ({"training": {"objective": "label", "loss_normalization": "token"}}, "'token' is for objective 'sft'"),
@@ -110,6 +124,28 @@ def test_all_problems_at_once_with_suggestions():
 def test_impossible_combinations(values, says):
     with pytest.raises(LlmclsError, match=says):
         make_settings(values)
+
+
+def test_labels_may_be_numbers_and_a_name_a_list():
+    weighed = make_settings(
+        {
+            "data": {"labels": [0, 1], "label_descriptions": {0: "no"}, "label_aliases": {1: 2}},
+            "training": {"class_weights": {0: 1.0, 1: 3.0}},
+            "lora": {"target_modules": "q_proj"},
+        }
+    )
+    assert weighed.data.labels == ("0", "1") and weighed.data.label_descriptions == {"0": "no"}
+    assert weighed.data.label_aliases == {"1": ("2",)} and weighed.training.class_weights == {"0": 1.0, "1": 3.0}
+    assert weighed.lora.target_modules == ("q_proj",)
+    assert make_settings({"lora": {"target_modules": "all-linear"}}).lora.target_modules == "all-linear"
+
+
+def test_a_starter_file_leaves_open_what_depends_on_the_task(tmp_path):
+    (tmp_path / "start.yaml").write_text(starter_file(), encoding="utf-8")
+    several = load_settings([tmp_path / "start.yaml"], ["task=multi_label"])
+    assert several == make_settings({"task": "multi_label"}) and several.prompt.template == "multi_label"
+    listed = load_settings([tmp_path / "start.yaml"], ["task=multi_label", "prediction.method=list"])
+    assert listed.training.objective == "sft"
 
 
 def test_unknown_settings():

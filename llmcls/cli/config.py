@@ -10,6 +10,7 @@ import click
 from llmcls.cli.shared import gather_settings, settings_options, show_json
 from llmcls.errors import LlmclsError
 from llmcls.settings import Section, Settings
+from llmcls.task import DEPENDENT
 
 
 @click.group("config", short_help="Show, describe and start settings files.")
@@ -57,6 +58,8 @@ def starter_file() -> str:
     """A YAML file with every setting at its default, commented with what it means."""
     lines = ["# Settings of llmcls. Every line is a default; keep what you change and delete the rest."]
     defaults = Settings().model_dump(mode="json")
+    for section, keys in DEPENDENT.items():  # written out, they would stand against another task
+        defaults[section] |= dict.fromkeys(keys)
     for name, info in Settings.model_fields.items():
         lines += ["", f"# {info.description}"]
         if isinstance(info.annotation, type) and issubclass(info.annotation, Section):

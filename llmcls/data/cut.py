@@ -43,11 +43,11 @@ def cut_stratified(examples: Sequence[Example], size: float, seed: int) -> tuple
         return list(examples), []
     _, chosen = train_test_split(candidates, test_size=wanted, random_state=seed, stratify=labels)
     cut = set(chosen)
-    kept = {label for position, label in enumerate(label_of) if position not in cut}
+    kept = {name for position, example in enumerate(examples) if position not in cut for name in example.names}
     for position in sorted(chosen):  # of a rare label scikit-learn may take every example
-        if label_of[position] not in kept:
+        if not kept.issuperset(names := examples[position].names):
             cut.remove(position)
-            kept.add(label_of[position])
+            kept.update(names)
     stay = [example for position, example in enumerate(examples) if position not in cut]
     return stay, [example for position, example in enumerate(examples) if position in cut]
 

@@ -189,15 +189,13 @@ def padded_loss(model: Any, batch: Batch, normalizer: torch.Tensor | float | Non
 
 def _loss(logits: torch.Tensor, batch: Batch, normalizer: torch.Tensor | float | None) -> torch.Tensor:
     """Weighted cross-entropy of the scored positions, (n, vocabulary) logits."""
-    logits = logits.float()
-    valid = None
-    if "choices" in batch:
+    valid = torch.ones_like(logits, dtype=torch.bool)
+    if "choices" in batch:  # before they become float32, which the whole vocabulary need not
         valid = batch["choices"] >= 0
         logits = logits.gather(1, batch["choices"].clamp(min=0)).masked_fill(~valid, float("-inf"))
-    log_probs = logits.log_softmax(1)
+    log_probs = logits.float().log_softmax(1)
     nll = -log_probs.gather(1, batch["targets"][:, None])[:, 0]
     smoothing = batch["label_smoothing"]
-    valid = torch.ones_like(log_probs, dtype=torch.bool) if valid is None else valid
     uniform = -log_probs.masked_fill(~valid, 0.0).sum(1) / valid.sum(1)
     losses = (1 - smoothing) * nll + smoothing * uniform
     return (losses * batch["weights"]).sum() / (batch["normalizer"] if normalizer is None else normalizer)

@@ -145,22 +145,29 @@ class PackedYesNoScorer:
 
 
 class ReferenceYesNoScorer:
-    """A `YesNoScorer` by one plain forward per row and label: the slow reference, and for models without the mask."""
+    """A `YesNoScorer` by one plain forward per row and question: the slow reference, and for models without the mask.
+
+    Labels whose questions are the same tokens share it: all labels of a classification head.
+    """
 
     def __init__(self, model: Any, questions: QuestionTrie) -> None:
-        self._model, self._questions = model, questions.questions
+        self._model, self._labels = model, len(questions)
+        self._asked: dict[tuple[int, ...], list[int]] = {}
+        for label, question in enumerate(questions.questions):
+            self._asked.setdefault(question.tokens, []).append(label)
+        self._choices = torch.tensor([[question.yes, question.no] for question in questions.questions])
         check_vocabulary(questions.trie, vocabulary_size(model))
 
     def score(self, prompts: Sequence[Sequence[int]], progress: Progress | None = None) -> torch.Tensor:
         """See `YesNoScorer`."""
         rows = check_prompts(prompts)
-        scores = torch.zeros(len(rows), len(self._questions))
+        scores = torch.zeros(len(rows), self._labels)
         with torch.no_grad(), evaluating(self._model):
             for at, row in enumerate(rows):
-                for label, question in enumerate(self._questions):
-                    ids = torch.tensor([row + list(question.tokens)], device=bare(self._model).device)
-                    logits = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
-                    scores[at, label] = logits[[question.yes, question.no]].log_softmax(0)[0].cpu()
+                for question, labels in self._asked.items():
+                    ids = torch.tensor([[*row, *question]], device=bare(self._model).device)
+                    logits = self._model(input_ids=ids, use_cache=False).logits[0, -1].float().cpu()
+                    scores[at, labels] = logits[self._choices[labels]].log_softmax(1)[:, 0]
                 if progress is not None:
                     progress(1)
         return scores
@@ -196,10 +203,10 @@ def packed_yes_no_batch(
 
     With t_ij = 1 where row i has label j, else 0, the loss is the two-way cross-entropy of the answers,
 
-        sum_i 1/L sum_j  - t'_ij w_j log p_ij - (1 - t'_ij) log(1 - p_ij)   over   rows,
+        sum_i 1/L sum_j w_ij ( - t'_ij log p_ij - (1 - t'_ij) log(1 - p_ij) )   over   rows,
 
-    with t' = t where label smoothing e is 0, else (1 - e) t + e/2; the weight is w_j where t_ij is 1, else 1 (torch's
-    `pos_weight`).
+    with t' = t where label smoothing e is 0, else (1 - e) t + e/2, and w_ij = w_j where t_ij is 1, else 1 (without
+    smoothing that is torch's `pos_weight`).
 
     Args:
         prompts: token ids, each prompt at least one token.

@@ -218,9 +218,11 @@ class Encoder:
         )
         if fitting is not None:
             return fitting
-        needed += self.max_length - self._budget
+        reserved = self.max_length - self._budget
+        needed += reserved
         why = f"prompt.max_length is {self.max_length}; raise it to at least {needed + 32}, or"
         if self._positions and needed > self._positions:
             why = f"the base model reads {self._positions} at most; take another one, or"
-        message = f"The instruction alone needs {needed} tokens, but {why} use a template that lists fewer labels"
+        what = f"tokens, {reserved} of them for a list of all labels," if self.form == "list" else "tokens,"
+        message = f"The instruction alone needs {needed} {what} but {why} use a template that lists fewer labels"
         raise LlmclsError(f"{message} or shots.")

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from llmcls.errors import LlmclsError
+from llmcls.task import AnswerForm
+
+
+def _as_text(name: Any) -> Any:
+    if isinstance(name, bool):
+        raise ValueError("YAML reads yes, no, on and off as true and false; put quotes around such a name")
+    return str(name) if isinstance(name, (int, float)) else name
+
+
+def _as_names(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_as_text, value))
+    return (_as_text(value),) if isinstance(value, (str, int, float)) else value
+
+
+def _as_labelled(value: Any) -> Any:
+    return {_as_text(name): content for name, content in value.items()} if isinstance(value, Mapping) else value
+
+
 # A single name may stand for a list of one: --set data.text_columns=body
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
+# Labels may be numbers, which YAML and Python do not write as text: {0: 1.0, 1: 3.0}
+LabelsAreText = BeforeValidator(_as_labelled)
 # YAML 1.1 reads a bare `no` as false.
 NoIsText = BeforeValidator(lambda value: "no" if value is False else value)
 Quantization = Literal["none", "8bit", "4bit"]
@@ -35,10 +58,10 @@ class DataSettings(Section):
     labels: Names = Field(
         (), description="The labels in the order wanted; all labels of the training split when empty."
     )
-    label_descriptions: dict[str, str] = Field(
+    label_descriptions: Annotated[dict[str, str], LabelsAreText] = Field(
         {}, description="What each label means, shown to the model by templates that print descriptions."
     )
-    label_aliases: dict[str, Names] = Field(
+    label_aliases: Annotated[dict[str, Names], LabelsAreText] = Field(
         {},
         description="Other spellings of labels, {billing: [invoice, payment]}: in the data each counts as its label, "
         "and the model may answer with any of them; their probabilities add up.",
@@ -71,14 +94,18 @@ class ModelSettings(Section):
         "float16 on older ones, float32 on a CPU.",
     )
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
-        "sdpa", description="Attention kernel; only sdpa and eager take llmcls's packed mask."
+        "sdpa", description="Attention kernel; only sdpa takes llmcls's packed mask."
     )
 
 
 class PromptSettings(Section):
     """How a row becomes a prompt."""
 
-    template: str = Field("instruction", description="A name from `llmcls templates list`, or a path to a .j2 file.")
+    template: str = Field(
+        "instruction",
+        description="A name from `llmcls templates list`, or a path to a .j2 file; null: 'instruction', or "
+        "'multi_label' with task multi_label.",
+    )
     max_length: int = Field(
         1024, ge=16, description="Tokens of prompt and answer together; longer rows have only their text cut."
     )
@@ -97,7 +124,7 @@ class LoraSettings(Section):
     r: int = Field(16, ge=1, description="Rank of the update matrices.")
     lora_alpha: float = Field(32, gt=0, description="Scale of the update: lora_alpha / r.")
     lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the update.")
-    target_modules: Literal["all-linear"] | tuple[str, ...] | None = Field(
+    target_modules: Literal["all-linear"] | Names | None = Field(
         None, description="Modules that get an update: 'all-linear' or a list; the base model's own choice when null."
     )
     bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases are trained.")
@@ -138,6 +165,22 @@ class PredictionSettings(Section):
     def may_abstain(self) -> bool:
         """Whether a threshold is set."""
         return self.min_probability > 0 or self.min_label_mass > 0
+
+    def check(self, form: AnswerForm, spellings: Collection[str]) -> None:
+        """Refuse what does not go with the answers: a threshold that decides nothing, a label as `no_answer`.
+
+        Raises:
+            LlmclsError: for the first that is set.
+        """
+        if self.threshold is not None and form != "yes_no":
+            raise LlmclsError(
+                "prediction.threshold is for yes or no about every label (task multi_label); here the most probable "
+                "answer is predicted, whatever its probability. Leave it out."
+            )
+        if self.may_abstain and self.no_answer in spellings:
+            raise LlmclsError(
+                f"prediction.no_answer is {self.no_answer!r}, which is a label; choose a value that no label has."
+            )
 
     @model_validator(mode="after")
     def _refuse_impossible(self) -> PredictionSettings:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from llmcls.settings.sections import Names, NoIsText, Section
+from llmcls.settings.sections import LabelsAreText, Names, NoIsText, Section
 
 
 class TrainingSettings(Section):
@@ -16,7 +16,8 @@ class TrainingSettings(Section):
         "label",
         description="label: cross-entropy among the valid answers only, the distribution that prediction uses; sft: "
         "likelihood of the answer's tokens, which label mass needs; head: a new classification head on the prompt's "
-        "last token. With task multi_label, label and head learn yes or no about every label, sft lists of labels.",
+        "last token. With task multi_label, label and head learn yes or no about every label, sft lists of labels. "
+        "null: label, or sft with prediction.method list.",
     )
     tuning: Literal["lora", "full"] = Field(
         "lora",
@@ -25,7 +26,7 @@ class TrainingSettings(Section):
     loss_normalization: Literal["example", "token"] = Field(
         "example", description="Average over rows, or over answer tokens (TRL's way: long labels weigh more)."
     )
-    class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
+    class_weights: Annotated[Literal["none", "balanced"] | dict[str, float], LabelsAreText] = Field(
         "none",
         description="Weight of each label's rows in the loss: none, balanced (n / (k * count)), or a mapping; with "
         "task multi_label of each label's yes, and balanced is (n - count) / count.",
@@ -47,6 +48,9 @@ class TrainingSettings(Section):
         "most).",
     )
     lr_scheduler_type: str = Field("linear", description="linear, cosine, constant, constant_with_warmup, ...")
+    lr_scheduler_kwargs: dict[str, Any] = Field(
+        {}, description="What some schedules need besides: {min_lr_rate: 0.1} with cosine_with_min_lr."
+    )
     warmup_steps: float = Field(0.03, ge=0, description="Warm-up: steps, or a share of all steps when below 1.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     max_grad_norm: float = Field(1.0, ge=0, description="Gradient clipping; 0 switches it off.")
@@ -78,7 +82,12 @@ class TrainingSettings(Section):
     save_minutes: float = Field(
         10, ge=0, description="Minutes after which the next step ends with a checkpoint to resume from; 0: never."
     )
-    save_steps: float = Field(500, gt=0, description="Steps between checkpoints when save_strategy is steps.")
+    save_steps: float | None = Field(
+        None,
+        gt=0,
+        description="Steps between checkpoints when save_strategy is steps; null: eval_steps with "
+        "load_best_model_at_end, else 500.",
+    )
     save_total_limit: int | None = Field(2, ge=1, description="How many checkpoints are kept.")
     load_best_model_at_end: bool = Field(
         False, description="Keep the checkpoint that metric_for_best_model finds best on the validation split."
@@ -100,6 +109,7 @@ class TrainingSettings(Section):
     @model_validator(mode="after")
     def _refuse_impossible(self) -> TrainingSettings:
         problems = []
+        saved = self.save_steps or self.eval_steps
         if self.load_best_model_at_end and self.save_strategy != self.eval_strategy:
             problems.append(
                 f"load_best_model_at_end needs save_strategy ({self.save_strategy}) equal to "
@@ -107,6 +117,15 @@ class TrainingSettings(Section):
             )
         elif self.load_best_model_at_end and self.eval_strategy == "no":
             problems.append("load_best_model_at_end needs eval_strategy and save_strategy to be 'epoch' or 'steps'")
+        elif self.load_best_model_at_end and self.save_strategy == "steps" and saved != self.eval_steps:
+            problems.append(
+                f"load_best_model_at_end needs a checkpoint of every evaluation, but save_steps is {saved} "
+                f"and eval_steps {self.eval_steps}; leave save_steps out"
+            )
+        for name in ("logging_steps", "eval_steps", "save_steps"):
+            steps = getattr(self, name)
+            if steps is not None and steps > 1 and not steps.is_integer():
+                problems.append(f"{name} is {steps}; give whole steps, or below 1 a share of all steps")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             problems.append("early_stopping_patience needs eval_strategy 'epoch' or 'steps'")
         if self.metric_for_best_model != "loss" and not (

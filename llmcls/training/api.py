@@ -168,6 +168,7 @@ def _train(
     check_names(settings)
     # Every process prepares the same rows: the outcome is a function of data and settings, and nobody waits.
     splits = load_training_data(settings, data)
+    settings.prediction.check(settings.answer_form, splits.labels.spellings)  # or no one could predict with the run
     for note in splits.notes:
         reporter.say(f"  {note}")
     weights = resolve_class_weights(settings.training.class_weights, splits.labels, splits.train, settings.answer_form)
@@ -183,8 +184,9 @@ def _train(
 
     from llmcls.training.batches import PACK_TOKENS
     from llmcls.training.callbacks import describe_outcome
+    from llmcls.training.configuration import make_config
     from llmcls.training.multilabel import make_collator, tune_on_rows
-    from llmcls.training.trainer import make_config, make_trainer
+    from llmcls.training.trainer import make_trainer
 
     adapter = prepared.base.adapter
     # The configuration before the model: it starts torch.distributed, and tells ZeRO-3 to shard what is loaded.

@@ -89,19 +89,23 @@ STILL_LINES = 3
 
 
 class HealthCallback(TrainerCallback):  # type: ignore[misc]
-    """Stops a run that cannot learn: no gradient ever, or gradients or weights that are no numbers.
+    """Stops a run that cannot learn: no gradient, or gradients or weights that are no numbers.
 
-    A run that has learned may well reach a loss of exactly 0; its gradients were not 0 from the first line on.
+    A run that has learned may well reach a loss of exactly 0, and with it gradients of 0.
     """
 
     def __init__(self) -> None:
         self._moved, self._still = False, 0
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A run that goes on may have moved before."""
+        self._moved = any(entry.get("grad_norm") for entry in state.log_history)
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Look at the gradient norm of each logged step.
 
         Raises:
-            LlmclsError: when it is infinite or NaN, or 0 from the beginning.
+            LlmclsError: when it is infinite or NaN; when it stays 0 from the beginning, or while there is a loss.
         """
         logs = logs or {}
         norm = logs.get("grad_norm")
@@ -112,27 +116,38 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
                 f"The gradient norm became {norm} at step {state.global_step}; "
                 "lower training.learning_rate, or set training.mixed_precision to 'no'."
             )
-        self._moved |= norm != 0
-        self._still += norm == 0
+        self._moved |= math.isfinite(norm) and norm != 0
+        self._still = self._still + 1 if norm == 0 else 0
         if self._still >= STILL_LINES and not self._moved:
+            raise _nothing_learned(state)
+        if self._still >= STILL_LINES and logs["loss"] > 0:
             raise LlmclsError(
-                f"Nothing is learned: up to step {state.global_step} the gradient was exactly 0 (loss "
-                f"{logs['loss']:.4g}), so no answer token reaches a weight that is trained; check "
-                "lora.target_modules and the base model's plugin."
+                f"Nothing is learned any more: up to step {state.global_step} the gradient was exactly 0 in "
+                f"{STILL_LINES} log lines, at a loss of {logs['loss']:.4g}; the weights have run away, so lower "
+                "training.learning_rate."
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """The last step is seldom logged, and no loss comes after it.
 
         Raises:
-            LlmclsError: when a trained weight is no number.
+            LlmclsError: when there never was a gradient, or a trained weight is no number.
         """
+        if self._still and not self._moved:
+            raise _nothing_learned(state)
         for name, weight in model.named_parameters():
             if weight.requires_grad and not torch.isfinite(weight).all():
                 raise LlmclsError(
                     f"The trained weight '{name}' is not finite after step {state.global_step}; "
                     "lower training.learning_rate, or set training.mixed_precision to 'no'."
                 )
+
+
+def _nothing_learned(state: Any) -> LlmclsError:
+    return LlmclsError(
+        f"Nothing is learned: up to step {state.global_step} the gradient was exactly 0, so no answer token reaches a "
+        "weight that is trained; check lora.target_modules and the base model's plugin."
+    )
 
 
 def describe_outcome(trainer: LabelTrainer) -> list[str]:

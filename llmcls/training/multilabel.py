@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llmcls.engine.decoder import supports_packing
 from llmcls.engine.lists import generate_lists, list_items
 from llmcls.engine.objectives import Batch, Objective, packed_batch, padded_batch
 from llmcls.engine.trie import LabelTrie
-from llmcls.engine.yesno import QuestionTrie, make_yes_no_scorer, packed_yes_no_batch, padded_yes_no_batch
+from llmcls.engine.yesno import (
+    QuestionTrie,
+    YesNoScorer,
+    make_yes_no_scorer,
+    packed_yes_no_batch,
+    padded_yes_no_batch,
+)
 from llmcls.prompt.encoding import Encoder
 from llmcls.thresholds import UNTUNED, Thresholds, tune_thresholds
 from llmcls.training.batches import Collator, round_up
@@ -46,8 +53,7 @@ class YesNoCollator(MultiLabelCollator):
 
     def predict(self, model: Any, prompts: Sequence[Sequence[int]], batch_size: int) -> torch.Tensor:
         """(rows, labels) int64: 1 where the label's yes is at least as probable as its no."""
-        scores = make_yes_no_scorer(model, self._questions).score(prompts)
-        return (scores.exp() >= UNTUNED).long()
+        return (_make_scorer(model, self._questions).score(prompts).exp() >= UNTUNED).long()
 
     def _behind(self, label: Any) -> int:
         return len(self._questions.plan.branch.tokens)
@@ -94,10 +100,15 @@ def tune_on_rows(model: Any, encoder: Encoder, rows: Sequence[dict[str, Any]], r
     """Thresholds with the best F1 of the trained model on encoded rows, in evaluation mode; 0.5 without rows."""
     if not rows:
         return Thresholds.untuned(len(encoder.labels))
-    scorer = make_yes_no_scorer(model, QuestionTrie.between(encoder.answers, encoder.denials))
+    scorer = _make_scorer(model, QuestionTrie.between(encoder.answers, encoder.denials))
     with reporter.track("Tuning thresholds", total=len(rows)) as advance:
         scores = scorer.score([row["input_ids"] for row in rows], progress=advance)
     return tune_thresholds(scores.double().exp().numpy(), [row["label"] for row in rows])
+
+
+def _make_scorer(model: Any, questions: QuestionTrie) -> YesNoScorer:
+    """Training has warned already where the model cannot be packed."""
+    return make_yes_no_scorer(model, questions, method="reference" if supports_packing(model) else "exact")
 
 
 def _positions(flags: Sequence[int]) -> list[int]:

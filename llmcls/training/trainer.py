@@ -10,7 +10,6 @@ truncated or dropped on the way, and only answer tokens carry loss.
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import EarlyStoppingCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import PrinterCallback
@@ -30,12 +28,12 @@ from trl import SFTConfig, SFTTrainer
 from llmcls.engine.decoder import evaluating
 from llmcls.engine.objectives import Batch, packed_loss, padded_loss
 from llmcls.errors import LlmclsError
-from llmcls.model.hardware import Formats
 from llmcls.progress import Reporter
-from llmcls.settings import LoraSettings, Settings
+from llmcls.settings import Settings
 from llmcls.training.batches import Collator, RowOrder, make_dataset
 from llmcls.training.callbacks import HealthCallback, ProgressCallback, StoppingCallback
 from llmcls.training.checkpoints import remove_old, seal_checkpoint, writing_checkpoint
+from llmcls.training.configuration import clear_target_errors, make_lora_config, refusing
 from llmcls.training.stopping import StopSignals
 
 if TYPE_CHECKING:
@@ -44,10 +42,6 @@ if TYPE_CHECKING:
     from transformers.trainer_utils import EvalLoopOutput
 
     from llmcls.model.adapter import BaseModelAdapter
-
-
-FULL_LEARNING_RATE = 2e-5
-"""Peak learning rate of full fine-tuning: a tenth of LoRA's, whose updates begin at nothing."""
 
 
 class LabelTrainer(SFTTrainer):  # type: ignore[misc]
@@ -201,6 +195,27 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         for packs, count in zip(batches, wanted, strict=True):
             packs.extend(self._collator.empty() for _ in range(int(count) - len(packs)))
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """As transformers does.
+
+        Raises:
+            LlmclsError: when a package is missing, or the optimizer needs what llmcls has no setting for.
+        """
+        name = str(self.args.optim.value)
+        with refusing(ImportError, TypeError, ValueError, says=f"training.optim '{name}' cannot be used"):
+            return super().create_optimizer(model)
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers does.
+
+        Raises:
+            LlmclsError: when an argument is missing or wrong.
+        """
+        name, given = self.args.lr_scheduler_type.value, self.args.lr_scheduler_kwargs or {}
+        says = f"training.lr_scheduler_type '{name}' cannot be used with training.lr_scheduler_kwargs {given}"
+        with refusing(TypeError, ValueError, says=says):
+            return super().create_scheduler(*args, **kwargs)
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> RowOrder:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         return self._order(dataset, self._train_batch_size, self.args.seed)
@@ -233,69 +248,6 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
 
 
-def make_config(
-    settings: Settings, formats: Formats, adapter: BaseModelAdapter, folder: Path, has_validation: bool
-) -> SFTConfig:
-    """TRL's configuration from the settings; making it starts torch.distributed and tells ZeRO-3 to shard the loading.
-
-    It must exist before the model is loaded and live as long. It is the one place that says precision and accumulation:
-    the accelerate and DeepSpeed configurations say `no` and `auto`.
-
-    Raises:
-        LlmclsError: for early stopping without validation rows.
-    """
-    training = settings.training
-    suggested = FULL_LEARNING_RATE if training.tuning == "full" else adapter.learning_rate
-    selects = training.load_best_model_at_end or training.early_stopping_patience is not None
-    if training.early_stopping_patience is not None and not has_validation:
-        raise LlmclsError(
-            "training.early_stopping_patience goes by the validation split, which has no rows; raise "
-            "data.validation_size, or leave the patience out."
-        )
-    if formats.device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed guesses otherwise, and may look for CUDA
-    config = SFTConfig(
-        output_dir=str(folder),
-        num_train_epochs=training.num_train_epochs,
-        max_steps=training.max_steps,
-        per_device_train_batch_size=training.per_device_train_batch_size,
-        per_device_eval_batch_size=training.per_device_eval_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        learning_rate=training.learning_rate or suggested,
-        lr_scheduler_type=training.lr_scheduler_type,
-        warmup_steps=training.warmup_steps,
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        optim=training.optim,
-        bf16=formats.mixed_precision == "bf16",
-        fp16=formats.mixed_precision == "fp16",
-        use_cpu=formats.device.type == "cpu",
-        activation_checkpointing=training.gradient_checkpointing,  # transformers' newer name of it
-        logging_steps=training.logging_steps,
-        eval_strategy=training.eval_strategy if has_validation else "no",
-        eval_steps=training.eval_steps,
-        save_strategy=training.save_strategy,
-        save_steps=training.save_steps,
-        load_best_model_at_end=training.load_best_model_at_end and has_validation,
-        metric_for_best_model=training.metric_for_best_model if selects and has_validation else None,
-        greater_is_better=training.metric_for_best_model != "loss" if selects and has_validation else None,
-        restore_callback_states_from_checkpoint=True,
-        dataloader_num_workers=training.dataloader_num_workers,
-        dataloader_pin_memory=formats.device.type == "cuda",
-        ddp_find_unused_parameters=False,
-        report_to=list(training.report_to) or "none",
-        seed=settings.seed,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        prediction_loss_only=True,
-        disable_tqdm=True,
-    )
-    if config.world_size == 1 and config.n_gpu > 1:
-        config._n_gpu = 1  # else `Trainer` wraps the model in DataParallel, which cuts a token tree into pieces
-    return config
-
-
 def make_trainer(
     config: SFTConfig,
     model: PreTrainedModel,
@@ -311,7 +263,7 @@ def make_trainer(
     train_data, validation_data = (
         make_dataset(rows, filler=config.world_size > 1) if rows else None for rows in (train_rows, validation_rows)
     )
-    with warnings.catch_warnings(), _clear_target_errors(settings.lora):
+    with warnings.catch_warnings(), clear_target_errors(settings.lora):
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         trainer = LabelTrainer(
             collator=collator,
@@ -333,36 +285,3 @@ def make_trainer(
     if patience is not None:
         trainer.add_callback(EarlyStoppingCallback(patience, settings.training.early_stopping_threshold))
     return trainer
-
-
-@contextmanager
-def _clear_target_errors(settings: LoraSettings) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        if "target modules" not in str(error).lower():
-            raise
-        raise LlmclsError(
-            f"lora.target_modules {settings.target_modules!r} are not in this model: {error} "
-            "Leave the setting out for the base model's own choice, or use all-linear."
-        ) from error
-
-
-def make_lora_config(settings: Settings, adapter: BaseModelAdapter) -> LoraConfig:
-    """PEFT's configuration; target modules from the settings, or else the adapter's.
-
-    A classification head is trained whole and saved with the adapter.
-    """
-    lora, head = settings.lora, settings.training.objective == "head"
-    targets = lora.target_modules or adapter.lora_target_modules
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.lora_alpha,
-        lora_dropout=lora.lora_dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        bias=lora.bias,
-        use_rslora=lora.use_rslora,
-        use_dora=lora.use_dora,
-        task_type="SEQ_CLS" if head else "CAUSAL_LM",
-        modules_to_save=["score"] if head else None,
-    )

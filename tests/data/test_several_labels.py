@@ -105,6 +105,17 @@ def test_a_split_without_any_label_is_left_out(tmp_path: Path) -> None:
         load_data(tmp_path / "test.csv", label_separator="|")
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_no_label_leaves_train_altogether(seed: int) -> None:
+    """Not even one that is nowhere the rarest of its row."""
+    examples = [Example(f"text {n}", "x", labels=("x", f"rare {n % 3}")) for n in range(9)]
+    examples += [Example(f"more {n}", "common", labels=("common",)) for n in range(30)]
+    stay, cut = cut_stratified(examples, 0.5, seed)
+    assert cut and {name for example in stay for name in example.names} == {
+        name for example in examples for name in example.names
+    }
+
+
 def test_validation_keeps_the_rarest_labels() -> None:
     examples = [
         Example(f"text {n}", "", labels=tuple(name for name, each in (("a", 2), ("b", 5), ("c", 20)) if n % each == 0))

@@ -69,6 +69,15 @@ def test_scores_of_the_hand_made_questions():
     assert MODEL.training
 
 
+def test_equal_questions_are_asked_once(monkeypatch):
+    head = QuestionTrie([Question((), label, 9) for label in (5, 6, 7)])
+    forwards, original = [], type(MODEL).forward
+    monkeypatch.setattr(type(MODEL), "forward", lambda *a, **k: (forwards.append(1), original(*a, **k))[1])
+    slow = ReferenceYesNoScorer(MODEL, head).score(PROMPTS)
+    assert len(forwards) == len(PROMPTS)
+    torch.testing.assert_close(PackedYesNoScorer(MODEL, head).score(PROMPTS), slow, atol=1e-4, rtol=0)
+
+
 def gradients(model, loss):
     model.zero_grad()
     loss.backward()

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from llmcls import Classifier, LlmclsError, train
+from llmcls.progress import Reporter
 
 from .conftest import predict_elsewhere
 
@@ -132,3 +133,18 @@ def test_a_loss_that_is_no_number_stops_with_the_remedy(fit: Callable[..., Any],
     with pytest.raises(LlmclsError, match=r"The loss became (nan|inf).*lower training\.learning_rate"):
         fit({"training.learning_rate": 1e30, "training.max_steps": 20})
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("prediction", "says"),
+    [
+        ({"threshold": 0.3}, r"prediction\.threshold is for yes or no about every label"),
+        ({"min_probability": 0.1, "no_answer": "billing"}, r"no_answer is 'billing', which is a label"),
+    ],
+)
+def test_a_run_that_no_one_could_predict_with_is_not_trained(
+    rows: list[dict[str, str]], tiny_model_dir: Path, tmp_path: Path, prediction: dict[str, Any], says: str
+) -> None:
+    settings = {"model": {"base_model": str(tiny_model_dir)}, "prediction": prediction}
+    with pytest.raises(LlmclsError, match=says):
+        train(rows, settings=settings, output_dir=tmp_path / "run", reporter=Reporter(quiet=True))

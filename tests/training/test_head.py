@@ -104,6 +104,8 @@ def test_a_full_run_is_a_plain_checkpoint_and_needs_no_base_model(
     shutil.rmtree(base)
     loaded = Classifier.load(run)
     assert loaded.predict_proba(TEXTS) == pytest.approx(expected, abs=1e-5)
+    in_4_bits = Classifier.load(run, quantization="4bit").predict_proba(TEXTS)
+    assert in_4_bits == pytest.approx(expected, abs=0.2) and np.abs(in_4_bits - expected).max() > 1e-4
     with pytest.raises(LlmclsError, match="needs its base model"), loaded.untrained():
         pass
     with loaded.untrained(str(tiny_model_dir)) as before:

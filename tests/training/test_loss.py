@@ -19,8 +19,8 @@ from llmcls.model.loading import load_model
 from llmcls.records import Example
 from llmcls.settings import Settings
 from llmcls.training.batches import RowOrder
+from llmcls.training.configuration import make_lora_config
 from llmcls.training.preparation import prepare
-from llmcls.training.trainer import make_lora_config
 
 WHOLE = {"training.per_device_train_batch_size": 32, "training.max_steps": 1}
 LONG = {"text": "a very long message " * 500, "label": "billing"}

@@ -144,9 +144,43 @@ def test_impossible_choices_are_refused() -> None:
 
 
 @pytest.mark.slow
-def test_early_stopping_needs_validation_rows(fit: Callable[..., Any], rows: list[dict[str, str]]) -> None:
-    with pytest.raises(LlmclsError, match=r"validation split, which has no rows"):
-        fit({**EVERY_STEP, "training.early_stopping_patience": 2, "data.validation_size": 0}, {"train": rows})
+@pytest.mark.parametrize("name", ["load_best_model_at_end", "early_stopping_patience"])
+def test_what_goes_by_validation_rows_needs_some(
+    fit: Callable[..., Any], rows: list[dict[str, str]], name: str
+) -> None:
+    changes = {**EVERY_STEP, "training.load_best_model_at_end": False, f"training.{name}": 1}
+    with pytest.raises(LlmclsError, match=rf"training\.{name} goes by the validation split, which has no rows"):
+        fit({**changes, "data.validation_size": 0}, {"train": rows})
+
+
+@pytest.mark.slow
+def test_what_transformers_refuses_is_one_sentence(fit: Callable[..., Any]) -> None:
+    for changes, says in (
+        ({"lr_scheduler_type": "warmup_stable_decay"}, r"lr_scheduler_type 'warmup_stable_decay' .*num_decay_steps"),
+        ({"optim": "galore_adamw"}, r"training\.optim 'galore_adamw' cannot be used: .*galore"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, r"training settings cannot be used: .*eval"),
+    ):
+        with pytest.raises(LlmclsError, match=says) as refused:
+            fit({f"training.{name}": value for name, value in changes.items()})
+        assert "\n" not in str(refused.value)
+    with pytest.raises(LlmclsError, match=r"lora\.target_modules \('lm_head',\) cannot be used"):
+        fit({"lora.target_modules": "lm_head"})
+    schedule = {"training.lr_scheduler_type": "cosine_with_min_lr", "training.lr_scheduler_kwargs": {"min_lr": 1e-3}}
+    trained = fit({**schedule, "training.max_steps": 4})
+    assert [entry["learning_rate"] for entry in trained.log if "loss" in entry][-1] > 1e-3
+
+
+@pytest.mark.slow
+def test_evaluations_without_a_checkpoint_are_not_chosen_from(
+    fit: Callable[..., Any], rows: list[dict[str, str]]
+) -> None:
+    """`save_steps` left out is `eval_steps`: with transformers' 500 the best of six evaluations would be lost."""
+    changes = {**EVERY_STEP, "training.eval_steps": 2, "training.save_steps": None, "training.max_steps": 6}
+    trained = fit({**changes, "training.learning_rate": 0.05}, {"train": rows, "validation": rows})
+    found = evaluations(trained, "eval_loss")
+    assert min(found) < found[-1], "otherwise the last checkpoint is the best, and nothing is shown"
+    assert len(found) == 3 and trained.trainer.state.best_global_step == 2 * found.index(min(found)) + 2
+    assert trained.trainer.evaluate()["eval_loss"] == pytest.approx(min(found))
 
 
 @pytest.mark.slow
@@ -154,7 +188,22 @@ def test_a_run_without_gradients_is_given_up(fit: Callable[..., Any], monkeypatc
     """As when every label is masked, or the loss does not depend on what is trained."""
     original = LabelTrainer.compute_loss
     monkeypatch.setattr(LabelTrainer, "compute_loss", lambda self, *a, **k: original(self, *a, **k) * 0)
-    with pytest.raises(LlmclsError, match=r"Nothing is learned: up to step 3 the gradient was exactly 0 \(loss 0\)"):
+    with pytest.raises(LlmclsError, match=r"Nothing is learned: up to step 3 the gradient was exactly 0"):
+        fit({"training.max_steps": 20})
+    with pytest.raises(LlmclsError, match=r"Nothing is learned: up to step 2 the gradient was exactly 0"):
+        fit({"training.max_steps": 2, "training.logging_steps": 10})
+
+
+@pytest.mark.slow
+def test_weights_that_ran_away_are_given_up(fit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    original = LabelTrainer.compute_loss
+
+    def run_away(self: LabelTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = original(self, *args, **kwargs)
+        return loss if self.state.global_step < 2 else loss * 0 + 0.7
+
+    monkeypatch.setattr(LabelTrainer, "compute_loss", run_away)
+    with pytest.raises(LlmclsError, match=r"any more: up to step 5 .* at a loss of 0\.7; .*lower training\.learning"):
         fit({"training.max_steps": 20})
 
 

@@ -1,0 +1,146 @@
+"""Settings to the configurations of the libraries that train: TRL's `SFTConfig` and PEFT's `LoraConfig`.
+
+    config = make_config(settings, formats, adapter, folder, bool(validation_rows))   # joins the other processes
+    lora = make_lora_config(settings, adapter)
+
+What a library refuses becomes one sentence here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peft import LoraConfig
+from trl import SFTConfig
+
+from llmcls.errors import LlmclsError
+from llmcls.model.hardware import Formats
+from llmcls.settings import LoraSettings, Settings
+
+if TYPE_CHECKING:
+    from llmcls.model.adapter import BaseModelAdapter
+
+
+FULL_LEARNING_RATE = 2e-5
+"""Peak learning rate of full fine-tuning: a tenth of LoRA's, whose updates begin at nothing."""
+
+
+def make_config(
+    settings: Settings, formats: Formats, adapter: BaseModelAdapter, folder: Path, has_validation: bool
+) -> SFTConfig:
+    """TRL's configuration from the settings; making it starts torch.distributed and tells ZeRO-3 to shard the loading.
+
+    It must exist before the model is loaded and live as long. It is the one place that says precision and accumulation:
+    the accelerate and DeepSpeed configurations say `no` and `auto`.
+
+    Raises:
+        LlmclsError: for a best checkpoint or early stopping without validation rows, and for what transformers refuses.
+    """
+    training = settings.training
+    suggested = FULL_LEARNING_RATE if training.tuning == "full" else adapter.learning_rate
+    selects = training.load_best_model_at_end or training.early_stopping_patience is not None
+    if selects and not has_validation:
+        name = "load_best_model_at_end" if training.load_best_model_at_end else "early_stopping_patience"
+        raise LlmclsError(
+            f"training.{name} goes by the validation split, which has no rows; raise data.validation_size, or leave "
+            "the setting out."
+        )
+    if formats.device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed guesses otherwise, and may look for CUDA
+    with refusing(ValueError, ImportError, says="These training settings cannot be used"):
+        config = _sft_config(settings, formats, folder, suggested, selects, has_validation)
+    if config.world_size == 1 and config.n_gpu > 1:
+        config._n_gpu = 1  # else `Trainer` wraps the model in DataParallel, which cuts a token tree into pieces
+    return config
+
+
+def _sft_config(
+    settings: Settings, formats: Formats, folder: Path, learning_rate: float, selects: bool, has_validation: bool
+) -> SFTConfig:
+    training = settings.training
+    return SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=training.num_train_epochs,
+        max_steps=training.max_steps,
+        per_device_train_batch_size=training.per_device_train_batch_size,
+        per_device_eval_batch_size=training.per_device_eval_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        learning_rate=training.learning_rate or learning_rate,
+        lr_scheduler_type=training.lr_scheduler_type,
+        lr_scheduler_kwargs=training.lr_scheduler_kwargs,
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        optim=training.optim,
+        bf16=formats.mixed_precision == "bf16",
+        fp16=formats.mixed_precision == "fp16",
+        use_cpu=formats.device.type == "cpu",
+        activation_checkpointing=training.gradient_checkpointing,  # transformers' newer name of it
+        logging_steps=training.logging_steps,
+        logging_first_step=True,  # what the loss is before anything is learned; and a run of few steps is checked, too
+        eval_strategy=training.eval_strategy if has_validation else "no",
+        eval_steps=training.eval_steps,
+        save_strategy=training.save_strategy,
+        save_steps=training.save_steps or (training.eval_steps if training.load_best_model_at_end else None) or 500,
+        load_best_model_at_end=training.load_best_model_at_end,
+        metric_for_best_model=training.metric_for_best_model if selects else None,
+        greater_is_better=training.metric_for_best_model != "loss" if selects else None,
+        restore_callback_states_from_checkpoint=True,
+        dataloader_num_workers=training.dataloader_num_workers,
+        dataloader_pin_memory=formats.device.type == "cuda",
+        ddp_find_unused_parameters=False,
+        report_to=list(training.report_to) or "none",
+        seed=settings.seed,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        prediction_loss_only=True,
+        disable_tqdm=True,
+    )
+
+
+def make_lora_config(settings: Settings, adapter: BaseModelAdapter) -> LoraConfig:
+    """PEFT's configuration; target modules from the settings, or else the adapter's.
+
+    A classification head is trained whole and saved with the adapter.
+    """
+    lora, head = settings.lora, settings.training.objective == "head"
+    targets = lora.target_modules or adapter.lora_target_modules
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        bias=lora.bias,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        task_type="SEQ_CLS" if head else "CAUSAL_LM",
+        modules_to_save=["score"] if head else None,
+    )
+
+
+@contextmanager
+def refusing(*kinds: type[Exception], says: str) -> Iterator[None]:
+    """Turn what transformers raises of settings into one sentence."""
+    try:
+        yield
+    except kinds as error:
+        raise LlmclsError(f"{says}: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def clear_target_errors(settings: LoraSettings) -> Iterator[None]:
+    """Turn what PEFT and TRL raise of target modules into advice."""
+    try:
+        yield
+    except ValueError as error:
+        if not any(words in str(error).lower() for words in ("target modules", "target_modules", "lm_head")):
+            raise
+        raise LlmclsError(
+            f"lora.target_modules {settings.target_modules!r} cannot be used with this model: {error} "
+            "Leave the setting out for the base model's own choice, or use all-linear."
+        ) from error
