@@ -23,6 +23,7 @@ from llmcls.multilabel import MultiLabelScorer
 from llmcls.processes import Processes
 from llmcls.progress import Reporter
 from llmcls.prompt.encoding import Encoder
+from llmcls.prompt.template import PROBES
 from llmcls.records import Example, Prediction
 from llmcls.settings import ModelSettings, PredictionSettings, Settings, make_settings
 from llmcls.training.preparation import find_template, make_encoder, make_head, prepare
@@ -291,6 +292,21 @@ class Classifier:
                 chunk = []
         if chunk:
             yield from self._score_together(chunk, wanted, advance)
+
+    def warm_up(self) -> None:
+        """Compute what all prompts share, from rows that are always the same ones, and keep nothing else from now on.
+
+        Else the calls before would decide where the shared prefix is cut, and so the last bits of a score; after it a
+        text in the same batch has the same score, wherever an interrupted prediction was taken up again.
+
+        Raises:
+            LlmclsError: for what would be wrong with every row, such as an instruction that is too long.
+        """
+        # Three rows: an instruction of 16 tokens is then worth keeping (`llmcls.engine.state.WORTH_SHARING`).
+        list(replace(self, processes=None).stream([*PROBES, PROBES[0]]))
+        scorer = self._scorer._scorer if isinstance(self._scorer, MultiLabelScorer) else self._scorer
+        if (prefixes := getattr(scorer, "prefixes", None)) is not None:  # the slow scorers have none
+            prefixes.freeze()
 
     def evaluate(
         self, examples: Sequence[Example], *, reporter: Reporter | None = None

@@ -18,7 +18,7 @@ import click
 
 from llmcls import __version__
 from llmcls.cli.outputs import FileOutput, StandardOutput, TableOutput
-from llmcls.cli.predictions import Input, Tally, predict_batches, rows_at_once, warm_up
+from llmcls.cli.predictions import Input, Tally, predict_batches, rows_at_once
 from llmcls.cli.shared import (
     QUANTIZATIONS,
     TASKS,
@@ -161,7 +161,7 @@ def command(
             reporter.warn(f"the input has columns that are replaced in the output: {', '.join(replaced)}.")
         header = [name for name in given.columns if name not in added] + added
         if given.identity is not None:
-            warm_up(classifier)
+            classifier.warm_up()
         identity = _identify(given, classifier, how, run, [*header, "JSON" if lines else "CSV"]) if output else None
         tally = written.begin(header, as_json=lines, identity=identity, resume=resume == "auto")
         if processes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
@@ -140,21 +140,6 @@ def rows_at_once(classifier: Classifier) -> int:
     """The size of a batch for this classifier's device and processes."""
     processes = classifier.processes.size if classifier.processes else 1
     return ROWS_AT_ONCE[classifier.formats.device.type] * processes
-
-
-def warm_up(classifier: Classifier) -> None:
-    """Compute what all rows share, from rows that are always the same ones.
-
-    Otherwise the first batch would decide where the shared prefix ends, and the last bits of all later scores would
-    hang on where an interrupted prediction was taken up again.
-
-    Raises:
-        LlmclsError: for what would be wrong with every row, such as an instruction that is too long.
-    """
-    from llmcls.prompt.template import PROBES
-
-    # Three rows: an instruction of 16 tokens is then worth keeping (`llmcls.engine.state.WORTH_SHARING`).
-    list(replace(classifier, processes=None).stream([*PROBES, PROBES[0]]))
 
 
 def predict_batches(

@@ -123,7 +123,7 @@ class AutoScorer:
     def __init__(self, exact: PackedScorer, search: SearchScorer) -> None:
         self.exact = exact
         self.search = search
-        search.prefixes = exact.prefixes
+        self.prefixes = search.prefixes = exact.prefixes
         self.costs = TrieCosts.of(exact.trie)
 
     def score(

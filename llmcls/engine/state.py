@@ -106,10 +106,20 @@ class PrefixStore:
         self._kept: list[Prefix] = []
         self._fingerprint: int | None = None
         self._last: tuple[int, ...] = ()
+        self._frozen = False
 
     def forget(self) -> None:
         """Drop everything kept."""
         self._kept.clear()
+        self._frozen = False
+
+    def freeze(self) -> None:
+        """Keep what is kept now and nothing more, until the weights change.
+
+        The last bits of a score depend on how the prefix was cut and computed; from here on that follows from the
+        prompts of the call alone, not from the calls before.
+        """
+        self._frozen = True
 
     def prepare(self, prompts: Sequence[Sequence[int]]) -> Prefix:
         """The longest worthwhile prefix that all prompts share; each keeps at least one token of its own.
@@ -119,7 +129,7 @@ class PrefixStore:
         """
         now = fingerprint(self._model)
         if now != self._fingerprint:
-            self._kept.clear()
+            self.forget()
             self._fingerprint = now
         ids = tuple(prompts[0][: shared_prefix_length(prompts)])
         shared = [common_length(prefix.ids, ids) for prefix in self._kept]
@@ -128,11 +138,14 @@ class PrefixStore:
         repeated, self._last = common_length(self._last, ids), ids
         if (len(ids) - length) * (len(prompts) - 1) >= WORTH_SHARING:
             wanted = len(ids)
-        elif repeated - length >= WORTH_REPEATING:
+        elif repeated - length >= WORTH_REPEATING and not self._frozen:
             wanted = repeated
         else:
             wanted = length
         start = Prefix((), [])
+        if self._frozen:
+            start = start if best is None else self._kept[best].first(length)
+            return start if wanted == length else self._extend(start, ids[length:wanted])
         if best is not None:
             # Most recently used last; one that is extended makes way for its extension.
             kept = self._kept.pop(best)

@@ -135,6 +135,7 @@ class PackedYesNoScorer:
     def __init__(self, model: Any, questions: QuestionTrie, *, pack_tokens: int | None = None) -> None:
         self._packed = PackedScorer(model, questions.trie, pack_tokens=pack_tokens)
         self._plan = questions.plan
+        self.prefixes = self._packed.prefixes
 
     def score(self, prompts: Sequence[Sequence[int]], progress: Progress | None = None) -> torch.Tensor:
         """See `YesNoScorer`."""

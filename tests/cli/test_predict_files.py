@@ -299,7 +299,7 @@ def test_what_cannot_be_told_apart_is_not_gone_on_with(
 ) -> None:
     fail_after(monkeypatch, 1, KeyboardInterrupt())
     texts = [f"text {n}" for n in range(20)]
-    monkeypatch.setattr(predictions, "warm_up", lambda _: None)
+    monkeypatch.setattr(Classifier, "warm_up", lambda _: None)
     assert llmcls("predict", *LABELS, "--output", "out.csv", *texts).code == 130
     assert names(here) == []
 

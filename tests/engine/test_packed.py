@@ -197,6 +197,31 @@ def test_one_text_at_a_time_shares_what_the_calls_repeat(monkeypatch):
     assert fed == [43 + branch, 40, 3 + branch, 3 + branch, 3 + branch]
 
 
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_a_frozen_store_forgets_every_call(count, monkeypatch):
+    """What is fed for a call, and so its last bits, does not depend on the calls before."""
+    scorer = PackedScorer(MODEL, ANSWERS)
+    scorer.score([[*range(3, 43), 50], [*range(3, 43), 51], [*range(3, 43), 52]])
+    scorer.prefixes.freeze()
+    fed, hidden = [], scorer.decoder.hidden
+    monkeypatch.setattr(
+        scorer.decoder, "hidden", lambda tokens, *rest: (fed.append(len(tokens)), hidden(tokens, *rest))[1]
+    )
+    calls = {}
+    for turn in range(12):
+        more = (40, 39, 38, 37, 36, 35) if turn % 2 else (40, 39, 38)
+        prompts = prompts_of(count, seed=turn % 3, prefix=(*range(3, 43 - turn % 4), *more))
+        scores = scorer.score(prompts)
+        assert_equal_scores(scores, reference_scores(MODEL, prompts, ANSWERS))
+        known = calls.setdefault(str(prompts), (list(fed), scores.local))
+        assert known[0] == fed and torch.equal(known[1], scores.local)
+        fed.clear()
+    scorer.prefixes.forget()
+    scorer.score([[*range(3, 43), 50]])
+    scorer.score([[*range(3, 43), 51]])
+    assert len(scorer.prefixes._kept) == 1, "it keeps again"
+
+
 def test_changed_weights_and_adapters_are_noticed():
     model = get_peft_model(build(), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
     prompts = prompts_of(3, prefix=range(3, 60))
