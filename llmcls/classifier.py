@@ -25,8 +25,8 @@ from llmcls.progress import Reporter
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.template import PROBES
 from llmcls.records import Example, Prediction
-from llmcls.settings import ModelSettings, PredictionSettings, Settings, make_settings
-from llmcls.training.preparation import find_template, make_encoder, make_head, prepare
+from llmcls.settings import PredictionSettings, Settings, make_settings
+from llmcls.training.preparation import find_template, find_trained_base, make_encoder, make_head, prepare
 from llmcls.training.run import Run
 
 if TYPE_CHECKING:
@@ -98,9 +98,7 @@ class Classifier:
         # What is checked of training says nothing of prediction: a run of all weights may be held in 4 bits.
         held = make_settings({"model": model_settings.model_dump(), "lora": trained.lora.model_dump()}).model
         settings = trained.model_copy(update={"model": held})
-        base = _find_trained_base(settings.model, run)
-        if not run.whole:
-            _check_fingerprint(base, run)
+        base = find_base_model(settings.model) if run.whole else find_trained_base(settings.model, run)
         tokenizer = AutoTokenizer.from_pretrained(run.tokenizer_path)
         used = find_template(template) if template else run.template
         if used.uses("shots") and not run.shots.examples:
@@ -361,8 +359,7 @@ class Classifier:
         settings = run.settings.model
         if base_model:
             settings = settings.model_copy(update={"base_model": base_model})
-        base = _find_trained_base(settings, run)
-        _check_fingerprint(base, run)
+        base = find_trained_base(settings, run)
         head = make_head(self.encoder, run.settings) if run.has_head else None
         model = load_model(base, settings, self.formats, head)
         made = self._make(self.encoder, base, self.formats, None, model, self.prediction, self.label_separator)
@@ -418,23 +415,6 @@ class _Wanted(NamedTuple):
 
     label_mass: bool
     probabilities: bool
-
-
-def _find_trained_base(settings: ModelSettings, run: Run) -> BaseModel:
-    try:
-        return find_base_model(settings)
-    except LlmclsError as error:
-        raise LlmclsError(
-            f"{error} Run '{run.path}' needs its base model; if that has moved, say where it is with --base-model."
-        ) from error
-
-
-def _check_fingerprint(base: BaseModel, run: Run) -> None:
-    if base.fingerprint != run.card["base_model"]["fingerprint"]:
-        raise LlmclsError(
-            f"Run '{run.path}' was trained on '{run.card['base_model']['name']}', but '{base.name}' has other "
-            "weights; give the right base model with --base-model."
-        )
 
 
 def _as_examples(texts: Iterable[str]) -> list[Example]:

@@ -22,13 +22,14 @@ from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.shots import Shots, choose_shots
 from llmcls.prompt.template import PromptTemplate
 from llmcls.records import Example
-from llmcls.settings import PromptSettings, Settings, TrainingSettings
+from llmcls.settings import ModelSettings, PromptSettings, Settings, TrainingSettings
 from llmcls.task import AnswerForm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from llmcls.model.head import Head
+    from llmcls.training.run import Run
 
 _CHUNK = 512
 
@@ -52,6 +53,26 @@ def find_template(name: str) -> PromptTemplate:
     if name.endswith(".j2") or "/" in name:
         return PromptTemplate.from_file(Path(name))
     return prompt_templates()[name]
+
+
+def find_trained_base(settings: ModelSettings, run: Run) -> BaseModel:
+    """The base model that a run was trained on, where the settings say that it is now.
+
+    Raises:
+        LlmclsError: when there is none, or one with other weights.
+    """
+    try:
+        base = find_base_model(settings)
+    except LlmclsError as error:
+        raise LlmclsError(
+            f"{error} Run '{run.path}' needs its base model; if that has moved, say where it is with --base-model."
+        ) from error
+    if base.fingerprint != run.card["base_model"]["fingerprint"]:
+        raise LlmclsError(
+            f"Run '{run.path}' was trained on '{run.card['base_model']['name']}', but '{base.name}' has other "
+            "weights; give the right base model with --base-model."
+        )
+    return base
 
 
 def prepare(
