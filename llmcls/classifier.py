@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from llmcls.errors import LlmclsError
-from llmcls.evaluation.metrics import EvaluationReport, compute_report
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import Formats, choose_formats
 from llmcls.model.loading import BaseModel, find_base_model, load_model
@@ -26,6 +25,7 @@ from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.template import PROBES
 from llmcls.records import Example, Prediction
 from llmcls.settings import PredictionSettings, Settings, make_settings
+from llmcls.singlelabel import SingleLabelScorer, Wanted
 from llmcls.training.preparation import find_template, find_trained_base, make_encoder, make_head, prepare
 from llmcls.training.run import Run
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from llmcls.engine.scorer import Scorer
+    from llmcls.evaluation.metrics import EvaluationReport
     from llmcls.evaluation.multilabel import MultiLabelReport
     from llmcls.thresholds import Thresholds
 
@@ -60,7 +60,7 @@ class Classifier:
     run: Run | None
     prediction: PredictionSettings
     _model: Any
-    _scorer: Scorer | MultiLabelScorer
+    _scorer: SingleLabelScorer | MultiLabelScorer
     label_separator: str = ","
     processes: Processes | None = None
 
@@ -167,28 +167,15 @@ class Classifier:
         how: PredictionSettings,
         separator: str,
     ) -> Classifier:
-        from llmcls.engine.scorer import make_scorer
-        from llmcls.engine.scores import tie_tolerance
-        from llmcls.engine.trie import LabelTrie
-
         how.check(encoder.form, encoder.labels.spellings)
         model.eval()
-        if encoder.form != "label":
+        scorer: SingleLabelScorer | MultiLabelScorer
+        if encoder.form == "label":
+            scorer = SingleLabelScorer.make(model, encoder, how, formats)
+        else:
             tuned = run.thresholds if run and encoder.form == "yes_no" else None
-            several = MultiLabelScorer.make(model, encoder, how, tuned, separator)
-            return cls(encoder, base, formats, run, how, model, several, separator)
-        if how.method == "list":
-            raise LlmclsError("Method 'list' is for the task multi_label; a single label is found by 'exact'.")
-        scorer = make_scorer(
-            model,
-            LabelTrie(encoder.answers, encoder.answer_labels),
-            method=how.method,
-            pad_token_id=int(encoder.tokenizer.pad_token_id),
-            pack_tokens=how.pack_tokens,
-            batch_size=how.batch_size,
-            resolution=tie_tolerance(formats.dtype, formats.quantization),
-        )
-        return cls(encoder, base, formats, run, how, model, scorer)
+            scorer = MultiLabelScorer.make(model, encoder, how, tuned, separator)
+        return cls(encoder, base, formats, run, how, model, scorer, separator)
 
     @property
     def labels(self) -> LabelSet:
@@ -274,7 +261,7 @@ class Classifier:
         advance: Any = None,
     ) -> Iterator[Prediction]:
         """Predict examples one chunk at a time, in constant memory and in input order; arguments as in `classify`."""
-        wanted = _Wanted(label_mass or self.prediction.min_label_mass > 0, probabilities)
+        wanted = Wanted(label_mass or self.prediction.min_label_mass > 0, probabilities)
         if wanted.label_mass and self.encoder.head:
             raise LlmclsError(
                 "A classification head can say nothing but its labels, so their mass is always 1; leave --label-mass "
@@ -302,8 +289,7 @@ class Classifier:
         """
         # Three rows: an instruction of 16 tokens is then worth keeping (`llmcls.engine.state.WORTH_SHARING`).
         list(replace(self, processes=None).stream([*PROBES, PROBES[0]]))
-        scorer = self._scorer._scorer if isinstance(self._scorer, MultiLabelScorer) else self._scorer
-        if (prefixes := getattr(scorer, "prefixes", None)) is not None:  # the slow scorers have none
+        if (prefixes := getattr(self._scorer.scorer, "prefixes", None)) is not None:  # the slow scorers have none
             prefixes.freeze()
 
     def evaluate(
@@ -322,17 +308,7 @@ class Classifier:
         self, examples: Sequence[Example], predictions: Sequence[Prediction]
     ) -> EvaluationReport | MultiLabelReport:
         """Compare predictions with the examples' labels."""
-        if isinstance(self._scorer, MultiLabelScorer):
-            return self._scorer.report(examples, predictions)
-        probabilities = [prediction.probabilities for prediction in predictions]
-        return compute_report(
-            [example.label or "" for example in examples],
-            [prediction.best for prediction in predictions],
-            self.labels,
-            probabilities=probabilities if _complete(probabilities) else None,
-            truncated=sum(prediction.truncated for prediction in predictions),
-            answered=[p.withheld is None for p in predictions] if self.prediction.may_abstain else None,
-        )
+        return self._scorer.report(examples, predictions)
 
     @contextmanager
     def untrained(self, base_model: str | None = None) -> Iterator[Classifier]:
@@ -365,56 +341,16 @@ class Classifier:
         made = self._make(self.encoder, base, self.formats, None, model, self.prediction, self.label_separator)
         return replace(made, processes=self.processes)
 
-    def _score_together(self, chunk: Sequence[Example], wanted: _Wanted, advance: Any) -> Iterable[Prediction]:
+    def _score_together(self, chunk: Sequence[Example], wanted: Wanted, advance: Any) -> Iterable[Prediction]:
         if self.processes is None:
             return self._score(chunk, wanted, advance)
         return self.processes.map(lambda share: list(self._score(share, wanted, advance)), chunk)
 
-    def _score(self, examples: Sequence[Example], wanted: _Wanted, advance: Any) -> Iterator[Prediction]:
-        import torch
-
-        from llmcls.engine.choice import AutoScorer
-
-        scorer = self._scorer
-        if wanted.probabilities and isinstance(scorer, AutoScorer):
-            scorer = scorer.exact
+    def _score(self, examples: Sequence[Example], wanted: Wanted, advance: Any) -> Iterator[Prediction]:
         prompts = self.encoder.encode(examples)
-        if isinstance(scorer, MultiLabelScorer):
-            yield from scorer.predict(prompts, advance)
-            return
-        scores = scorer.score([p.input_ids for p in prompts], want_global=wanted.label_mass, progress=advance)
-        best = scores.local.double().gather(1, scores.predicted[:, None])[:, 0].exp().tolist()
-        masses = [None] * len(prompts) if scores.label_mass is None else scores.label_mass.double().exp().tolist()
-        ties = (scores.margin.abs() < self.tie_tolerance).tolist()
-        rows = zip(
-            prompts, scores.predicted.tolist(), best, scores.margin.tolist(), masses, ties, scores.local, strict=True
-        )
-        for prompt, position, probability, margin, mass, tie, local in rows:
-            name = self.classes_[position]
-            # Of 1,000 rows and 10,000 labels only one row at a time: as Python numbers they take 300 MB.
-            probabilities = tuple(local.to(torch.float64).exp().tolist()) if wanted.probabilities else ()
-            withheld = name if self._abstains(probability, mass) else None
-            yield Prediction(
-                name if withheld is None else self.prediction.no_answer,
-                probability,
-                probabilities,
-                margin,
-                mass,
-                truncated=prompt.truncated,
-                tie=tie,
-                withheld=withheld,
-            )
-
-    def _abstains(self, probability: float, label_mass: float | None) -> bool:
-        how = self.prediction
-        return probability < how.min_probability or (label_mass is not None and label_mass < how.min_label_mass)
-
-
-class _Wanted(NamedTuple):
-    """What of a prediction is to be computed besides the label."""
-
-    label_mass: bool
-    probabilities: bool
+        if isinstance(self._scorer, MultiLabelScorer):
+            return self._scorer.predict(prompts, advance)
+        return self._scorer.predict(prompts, wanted, advance)
 
 
 def _as_examples(texts: Iterable[str]) -> list[Example]:
@@ -426,7 +362,3 @@ def _as_examples(texts: Iterable[str]) -> list[Example]:
             raise LlmclsError(f"Text {position} is {text!r}, a {type(text).__name__}; texts must be strings.")
         examples.append(Example(text, source=f"text {position}"))
     return examples
-
-
-def _complete(probabilities: Sequence[Sequence[float]]) -> bool:
-    return all(value == value for row in probabilities for value in row)  # NaN differs from itself

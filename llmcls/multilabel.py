@@ -31,13 +31,15 @@ class MultiLabelScorer:
         labels: the label set.
         separator: joins the labels of a prediction.
         thresholds: from which probability on each label is predicted; None where labels are listed.
+        scorer: answers yes or no about every label; None where labels are listed.
+        generator: lists labels, else None.
     """
 
     labels: LabelSet
     separator: str
     thresholds: Thresholds | None
-    _scorer: YesNoScorer | None = None
-    _generator: ListGenerator | None = None
+    scorer: YesNoScorer | None = None
+    generator: ListGenerator | None = None
 
     @classmethod
     def make(
@@ -60,13 +62,13 @@ class MultiLabelScorer:
             if how.method != "list":
                 raise LlmclsError(f"This run was trained to list its labels; use method 'list', not {how.method!r}.")
             generator = ListGenerator(model, list_items(encoder), int(encoder.tokenizer.pad_token_id), how.batch_size)
-            return cls(encoder.labels, separator, None, _generator=generator)
+            return cls(encoder.labels, separator, None, generator=generator)
         thresholds = tuned or Thresholds.untuned(len(encoder.labels))
         if how.threshold is not None:
             thresholds = Thresholds.untuned(len(encoder.labels), how.threshold)
         questions = QuestionTrie.between(encoder.answers, encoder.denials)
         scorer = make_yes_no_scorer(model, questions, method=how.method, pack_tokens=how.pack_tokens)
-        return cls(encoder.labels, separator, thresholds, _scorer=scorer)
+        return cls(encoder.labels, separator, thresholds, scorer=scorer)
 
     def untuned(self) -> MultiLabelScorer:
         """The same with thresholds of 0.5: those tuned for a trained model say nothing about another one."""
@@ -75,15 +77,15 @@ class MultiLabelScorer:
     def predict(self, prompts: Sequence[EncodedPrompt], progress: Any = None) -> Iterator[Prediction]:
         """The labels of each prompt, in the order of the label set."""
         ids, names, unknown = [prompt.input_ids for prompt in prompts], self.labels.names, float("nan")
-        if self._scorer is not None and self.thresholds is not None:
-            rows = self._scorer.score(ids, progress=progress).double().exp().tolist()
+        if self.scorer is not None and self.thresholds is not None:
+            rows = self.scorer.score(ids, progress=progress).double().exp().tolist()
             chosen = [self.thresholds.choose(names, row) for row in rows]
             sure = [
                 min((row[self.labels.position(name)] for name in labels), default=1 - max(row))
                 for row, labels in zip(rows, chosen, strict=True)
             ]
         else:
-            said = [] if self._generator is None else self._generator.generate(ids, progress=progress)
+            said = [] if self.generator is None else self.generator.generate(ids, progress=progress)
             chosen = [tuple(names[label] for label in sorted(labels)) for labels in said]
             rows, sure = [[unknown] * len(names)] * len(ids), [unknown] * len(ids)
         for prompt, labels, least, row in zip(prompts, chosen, sure, rows, strict=True):
