@@ -105,7 +105,8 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
         """Look at the gradient norm of each logged step.
 
         Raises:
-            LlmclsError: when it is infinite or NaN; when it stays 0 from the beginning, or while there is a loss.
+            LlmclsError: when it is infinite or NaN; when it stays 0 from the beginning, or with a loss like that of the
+                beginning.
         """
         logs = logs or {}
         norm = logs.get("grad_norm")
@@ -120,7 +121,9 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
         self._still = self._still + 1 if norm == 0 else 0
         if self._still >= STILL_LINES and not self._moved:
             raise _nothing_learned(state)
-        if self._still >= STILL_LINES and logs["loss"] > 0:
+        # The norm is the last step's, the loss a mean: a run that has learned all but a few rows is no such case.
+        first = next((entry["loss"] for entry in state.log_history if "loss" in entry), 0.0)
+        if self._still >= STILL_LINES and logs["loss"] > first / 2:
             raise LlmclsError(
                 f"Nothing is learned any more: up to step {state.global_step} the gradient was exactly 0 in "
                 f"{STILL_LINES} log lines, at a loss of {logs['loss']:.4g}; the weights have run away, so lower "
