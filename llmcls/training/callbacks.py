@@ -2,7 +2,7 @@
 
 trainer.add_callback(ProgressCallback(reporter))
 trainer.add_callback(StoppingCallback(trainer))
-trainer.add_callback(HealthCallback())
+trainer.add_callback(HealthCallback(trainer))
 ...
 for line in describe_outcome(trainer): reporter.say(line)
 """
@@ -88,13 +88,18 @@ STILL_LINES = 3
 """Log lines without any gradient after which a run is given up; one could be an odd batch."""
 
 
+SOME_LOSS = 1e-3
+"""Loss of a step, in nats, that cannot be without a gradient as long as the weights are in order."""
+
+
 class HealthCallback(TrainerCallback):  # type: ignore[misc]
     """Stops a run that cannot learn: no gradient, or gradients or weights that are no numbers.
 
     A run that has learned may well reach a loss of exactly 0, and with it gradients of 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trainer: LabelTrainer) -> None:
+        self._trainer = trainer
         self._moved, self._still = False, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -105,8 +110,7 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
         """Look at the gradient norm of each logged step.
 
         Raises:
-            LlmclsError: when it is infinite or NaN; when it stays 0 from the beginning, or with a loss like that of the
-                beginning.
+            LlmclsError: when it is infinite or NaN; when it stays 0 from the beginning, or while there is a loss.
         """
         logs = logs or {}
         norm = logs.get("grad_norm")
@@ -121,9 +125,8 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
         self._still = self._still + 1 if norm == 0 else 0
         if self._still >= STILL_LINES and not self._moved:
             raise _nothing_learned(state)
-        # The norm is the last step's, the loss a mean: a run that has learned all but a few rows is no such case.
-        first = next((entry["loss"] for entry in state.log_history if "loss" in entry), 0.0)
-        if self._still >= STILL_LINES and logs["loss"] > first / 2:
+        # The logged loss is a mean over steps, the norm that of the last one: a few rows not yet learned are no case.
+        if self._still >= STILL_LINES and float(self._trainer.step_loss) > SOME_LOSS:
             raise LlmclsError(
                 f"Nothing is learned any more: up to step {state.global_step} the gradient was exactly 0 in "
                 f"{STILL_LINES} log lines, at a loss of {logs['loss']:.4g}; the weights have run away, so lower "

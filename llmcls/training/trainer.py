@@ -61,6 +61,7 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         self._saved_at = time.monotonic()
         self.stop: StopSignals | None = None
         self.stopping = self.save_is_due = False
+        self.step_loss = torch.zeros(())  # of the last micro-batch
         super().__init__(data_collator=collator, **kwargs)
         self._evaluated = torch.zeros(2, dtype=torch.float64, device=self.args.device)  # sum of losses, of weights
         # `Trainer` divides by the accumulation steps itself unless the loss takes the step's item count.
@@ -104,7 +105,8 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         step = super().training_step
         with self._accumulating(model):
             losses = [step(model, pack, num_items_in_batch) for pack in others]
-        return torch.stack([*losses, step(model, last, num_items_in_batch)]).sum()
+        self.step_loss = torch.stack([*losses, step(model, last, num_items_in_batch)]).sum()
+        return self.step_loss
 
     @contextmanager
     def _accumulating(self, model: Any) -> Iterator[None]:
@@ -280,7 +282,7 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressCallback(reporter))
     trainer.add_callback(StoppingCallback(trainer))
-    trainer.add_callback(HealthCallback())
+    trainer.add_callback(HealthCallback(trainer))
     patience = settings.training.early_stopping_patience
     if patience is not None:
         trainer.add_callback(EarlyStoppingCallback(patience, settings.training.early_stopping_threshold))
