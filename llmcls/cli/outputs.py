@@ -113,7 +113,7 @@ class FileOutput:
         self._journal = path.with_name(f"{path.name}.partial.json")
         self._fresh_journal = path.with_name(f"{path.name}.partial.json.new")
         self._identity: dict[str, Any] | None = None
-        self._safe_rows = 0
+        self._begun = False
         self._saved_at = 0.0
 
     def __enter__(self) -> FileOutput:
@@ -131,8 +131,8 @@ class FileOutput:
             for part in self._parts:  # while they are locked: they may be another prediction's afterwards
                 with suppress(OSError):
                     part.unlink(missing_ok=True)
-        elif kind is not None and self._safe_rows:
-            self._reporter.say(f"The same command will go on after row {self._safe_rows:,}.")
+        elif kind is not None and self._begun and (kept := self._read_journal()) is not None:
+            self._reporter.say(f"The same command will go on after row {kept.tally.rows:,}.")
         for stream in self._streams:
             with suppress(OSError):  # what a full disk did not take is not counted as safe
                 stream.close()
@@ -175,7 +175,7 @@ class FileOutput:
             if kept.tally.rows == 0:
                 self._writer.write_header()
                 self._bad.writerow(BadRow._fields)
-        self._safe_rows, self._saved_at = kept.tally.rows, time.monotonic()
+        self._begun, self._saved_at = True, time.monotonic()
         return kept.tally
 
     def add(self, rows: Iterable[Mapping[str, Any]], bad: Sequence[BadRow], tally: Tally) -> None:
@@ -209,7 +209,7 @@ class FileOutput:
             json.dump({"tally": asdict(tally), "sizes": sizes, "identity": self._identity}, stream, indent=1)
             _flush(stream)
         self._fresh_journal.replace(self._journal)
-        self._safe_rows, self._saved_at = tally.rows, time.monotonic()
+        self._saved_at = time.monotonic()
 
     def _read_journal(self) -> _Kept | None:
         try:

@@ -229,6 +229,24 @@ def test_interrupted_it_says_how_to_go_on(
 
 
 @pytest.mark.usefixtures("small_steps")
+def test_interrupted_while_saving_it_says_what_the_journal_says(
+    llmcls: Callable[..., Any], many: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, names_given = Path.replace, []
+
+    def replaced(self: Path, target: Path) -> Path:
+        made = replace(self, target)
+        names_given.append(target.name)
+        if names_given.count("out.csv.partial.json") == 2:
+            raise KeyboardInterrupt  # the journal is on the disk, and nothing else has happened since
+        return made
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    done = llmcls(*command(many, here / "out.csv"))
+    assert done.code == 130 and "The same command will go on after row 16.\n" in done.err
+
+
+@pytest.mark.usefixtures("small_steps")
 def test_a_full_disk(llmcls: Callable[..., Any], many: Path, here: Path) -> None:
     assert llmcls(*command(many, here / "whole.csv")).code == 0
     child = os.fork()
