@@ -150,9 +150,10 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def _nothing_learned(state: Any) -> LlmclsError:
+    loss = next(entry["loss"] for entry in reversed(state.log_history) if "loss" in entry)
     return LlmclsError(
-        f"Nothing is learned: up to step {state.global_step} the gradient was exactly 0, so no answer token reaches a "
-        "weight that is trained; check lora.target_modules and the base model's plugin."
+        f"Nothing is learned: up to step {state.global_step} the gradient was exactly 0 (loss {loss:.4g}), so no "
+        "answer token reaches a weight that is trained; check lora.target_modules and the base model's plugin."
     )
 
 

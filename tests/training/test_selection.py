@@ -188,9 +188,9 @@ def test_a_run_without_gradients_is_given_up(fit: Callable[..., Any], monkeypatc
     """As when every label is masked, or the loss does not depend on what is trained."""
     original = LabelTrainer.compute_loss
     monkeypatch.setattr(LabelTrainer, "compute_loss", lambda self, *a, **k: original(self, *a, **k) * 0)
-    with pytest.raises(LlmclsError, match=r"Nothing is learned: up to step 3 the gradient was exactly 0"):
+    with pytest.raises(LlmclsError, match=r"Nothing is learned: up to step 3 the gradient was exactly 0 \(loss 0\)"):
         fit({"training.max_steps": 20})
-    with pytest.raises(LlmclsError, match=r"Nothing is learned: up to step 2 the gradient was exactly 0"):
+    with pytest.raises(LlmclsError, match=r"Nothing is learned: up to step 2 the gradient was exactly 0 \(loss 0\)"):
         fit({"training.max_steps": 2, "training.logging_steps": 10})
 
 
