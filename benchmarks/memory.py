@@ -31,7 +31,7 @@ def measure_one(way: str, vocabulary: int, length: int, rows: int) -> int:
     from workloads import random_llama
 
     from llmcls.engine import LabelTrie, Objective, packed_batch, packed_loss, padded_batch, padded_loss
-    from llmcls.training.batches import cut_rows
+    from llmcls.engine.packing import cut_rows
 
     lora = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(random_llama(vocabulary), lora).train()

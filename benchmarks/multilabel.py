@@ -17,10 +17,9 @@ from pathlib import Path
 
 from llmcls import Classifier, train
 from llmcls.cli.shared import start
-from llmcls.data.splits import DataSplits
+from llmcls.data.splits import DataSplits, load_training_data
 from llmcls.evaluation.baseline import evaluate_multilabel_baseline
 from llmcls.settings import load_settings
-from llmcls.training.api import load_training_data
 
 FIGURES = ("micro_f1", "macro_f1", "subset_accuracy", "hamming_loss", "mean_average_precision", "log_loss")
 

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from llmcls import Classifier, train
 from llmcls.cli.shared import start
+from llmcls.data.splits import load_training_data
 from llmcls.evaluation.baseline import evaluate_baseline
 from llmcls.settings import Settings, load_settings
-from llmcls.training.api import load_training_data
 
 # What a data set itself asks for; everything else is the same for all.
 OPTIONS = {

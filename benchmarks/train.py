@@ -91,9 +91,12 @@ def answers_of(rows: Rows, tokenizer: Any) -> list[list[int]]:
 def make_ours(model: Any, tokenizer: Any, rows: Rows, options: argparse.Namespace, folder: str) -> Any:
     """llmcls's trainer, put together as `llmcls.train` does."""
 
+    from llmcls.answers import form_named
+    from llmcls.answers.single_label import SingleLabelLayout
+    from llmcls.console import Reporter
+    from llmcls.engine import LabelTrie
     from llmcls.engine.objectives import Objective
     from llmcls.model.hardware import choose_formats
-    from llmcls.progress import Reporter
     from llmcls.settings import make_settings
     from llmcls.training.batches import Collator
     from llmcls.training.configuration import make_config
@@ -106,19 +109,16 @@ def make_ours(model: Any, tokenizer: Any, rows: Rows, options: argparse.Namespac
     settings = make_settings({"model": {"quantization": "none"}, "lora": LORA, "training": training})
     adapter: Any = SimpleNamespace(learning_rate=None, lora_target_modules=None)
     config = make_config(settings, choose_formats(settings), adapter, Path(folder), has_validation=False)
-    collator = Collator(
-        answers_of(rows, tokenizer),
-        Objective(normalization="token"),
-        packed=True,
-        pad_token_id=tokenizer.pad_token_id,
-        pack_tokens=options.size,
-    )
+    layout = SingleLabelLayout(LabelTrie(answers_of(rows, tokenizer)), Objective(normalization="token"))
+    collator = Collator(layout, packed=True, pad_token_id=tokenizer.pad_token_id, pack_tokens=options.size)
+    form, base = form_named("single_label"), SimpleNamespace(adapter=adapter)
+    assembly: Any = SimpleNamespace(form=form, base=base, tokenizer=tokenizer)
     encoded = [
         {"input_ids": tokenizer.encode(prompt), "label": label}
         for prompt, label in zip(rows.prompts[:-HELD_OUT], rows.truth, strict=False)
     ]
     reporter = Reporter(quiet=True)
-    return make_trainer(config, model, tokenizer, collator, encoded, [], settings, adapter, reporter)
+    return make_trainer(config, model, assembly, collator, encoded, [], settings, reporter)
 
 
 def make_theirs(model: Any, tokenizer: Any, rows: Rows, options: argparse.Namespace, folder: str) -> Any:
@@ -165,12 +165,13 @@ def label_loss(model: Any, tokenizer: Any, rows: Rows) -> float:
     """Mean negative log-likelihood of the label's tokens on the rows held out."""
     import torch
 
+    from llmcls.answers.single_label import SingleLabelLayout
+    from llmcls.engine import LabelTrie
     from llmcls.engine.objectives import Objective, packed_loss
     from llmcls.training.batches import Collator
 
-    collator = Collator(
-        answers_of(rows, tokenizer), Objective(normalization="token"), packed=True, pad_token_id=tokenizer.pad_token_id
-    )
+    layout = SingleLabelLayout(LabelTrie(answers_of(rows, tokenizer)), Objective(normalization="token"))
+    collator = Collator(layout, packed=True, pad_token_id=tokenizer.pad_token_id)
     packs = collator(
         [
             {"input_ids": tokenizer.encode(prompt), "label": label}

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import llmcls.answers  # noqa: F401 - the forms of answer make themselves known to the settings
 from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from llmcls.classifier import Classifier
     from llmcls.estimator import LLMClassifier
-    from llmcls.training.api import train
+    from llmcls.training.train import train
 
 __version__ = "0.1.0"
 
@@ -25,7 +26,7 @@ __all__ = ["Classifier", "LLMClassifier", "LlmclsError", "LlmclsWarning", "hooki
 _LAZY = {
     "Classifier": "llmcls.classifier",
     "LLMClassifier": "llmcls.estimator",
-    "train": "llmcls.training.api",
+    "train": "llmcls.training.train",
 }
 
 

@@ -14,55 +14,49 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmcls.answers import Form, Predictor, Wanted
+from llmcls.console import Reporter
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import Formats, choose_formats
-from llmcls.model.loading import BaseModel, find_base_model, load_model
-from llmcls.multilabel import MultiLabelScorer
-from llmcls.processes import Processes
-from llmcls.progress import Reporter
+from llmcls.model.loading import BaseModel, load_model
+from llmcls.processes.world import ALONE, World
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.template import PROBES
 from llmcls.records import Example, Prediction
+from llmcls.runs.assembly import Assembly, assemble, assemble_run, find_trained_base
+from llmcls.runs.run import Run
 from llmcls.settings import PredictionSettings, Settings, make_settings
-from llmcls.singlelabel import SingleLabelScorer, Wanted
-from llmcls.training.preparation import find_template, find_trained_base, make_encoder, make_head, prepare
-from llmcls.training.run import Run
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from llmcls.evaluation.metrics import EvaluationReport
-    from llmcls.evaluation.multilabel import MultiLabelReport
-    from llmcls.thresholds import Thresholds
+    from llmcls.evaluation.files import Report
+    from llmcls.evaluation.thresholds import Thresholds
 
 _CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model, an encoder and a scorer that belong together; make one with `load` or `zero_shot`.
+    """A model, an encoder and a predictor that belong together; make one with `load` or `zero_shot`.
 
     Attributes:
-        encoder: turns examples into prompts; holds template and labels.
-        base: the base model.
+        assembly: form of answer, base model and encoder, and the settings that they come from.
         formats: device and number formats.
         prediction: how labels are found, and when none is given.
         run: the run it was loaded from, or None.
-        label_separator: joins the labels of a text that may have several.
-        processes: those that predict together; all must then make the same calls.
+        world: the processes that predict together; all must then make the same calls.
     """
 
-    encoder: Encoder
-    base: BaseModel
+    assembly: Assembly
     formats: Formats
-    run: Run | None
     prediction: PredictionSettings
+    run: Run | None
     _model: Any
-    _scorer: SingleLabelScorer | MultiLabelScorer
-    label_separator: str = ","
-    processes: Processes | None = None
+    _predictor: Predictor
+    world: World = ALONE
 
     @classmethod
     def load(
@@ -87,36 +81,17 @@ class Classifier:
             LlmclsError: when the run does not match its seal, or the base model is another one.
         """
         from peft import PeftModel
-        from transformers import AutoTokenizer
 
         run = run if isinstance(run, Run) else Run.open(run)
-        if run.whole and base_model:
-            raise LlmclsError(f"Run '{run.path}' holds all of its model and needs no base model; leave it out.")
-        trained = run.settings
-        wanted = {"base_model": base_model, "quantization": quantization}
-        model_settings = run.model_settings.model_copy(update={k: v for k, v in wanted.items() if v is not None})
-        # What is checked of training says nothing of prediction: a run of all weights may be held in 4 bits.
-        held = make_settings({"model": model_settings.model_dump(), "lora": trained.lora.model_dump()}).model
-        settings = trained.model_copy(update={"model": held})
-        base = find_base_model(settings.model) if run.whole else find_trained_base(settings.model, run)
-        tokenizer = AutoTokenizer.from_pretrained(run.tokenizer_path)
-        used = find_template(template) if template else run.template
-        if used.uses("shots") and not run.shots.examples:
-            raise LlmclsError(
-                f"Template '{used.name}' shows solved examples, but run '{run.path}' was trained without any and keeps "
-                "none; choose another template, or train with this one."
-            )
-        form = settings.answer_form
-        encoder = make_encoder(base, tokenizer, used, run.labels, settings.prompt, run.shots, run.has_head, form)
-        formats = choose_formats(settings)
-        model: Any = load_model(base, settings.model, formats, make_head(encoder, settings) if run.has_head else None)
+        assembly = assemble_run(run, template=template, base_model=base_model, quantization=quantization)
+        formats = choose_formats(assembly.settings)
+        model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
         if not run.whole:
             with warnings.catch_warnings():
                 # PEFT asks for an attribute by a name that transformers calls deprecated.
                 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-                model = PeftModel.from_pretrained(model, run.adapter_path)
-        how = prediction or settings.prediction
-        return cls._make(encoder, base, formats, run, model, how, settings.data.label_separator)
+                model = PeftModel.from_pretrained(model, run.lora_path)
+        return cls._make(assembly, formats, model, prediction or assembly.settings.prediction, run)
 
     @classmethod
     def zero_shot(
@@ -150,32 +125,34 @@ class Classifier:
             if isinstance(labels, LabelSet)
             else LabelSet.from_names(labels, known.label_descriptions, known.label_aliases)
         )
-        prepared = prepare(resolved, label_set)
+        assembly = assemble(resolved, label_set)
         formats = choose_formats(resolved)
-        model = load_model(prepared.base, resolved.model, formats)
-        separator = resolved.data.label_separator
-        return cls._make(prepared.encoder, prepared.base, formats, None, model, resolved.prediction, separator)
+        model = load_model(assembly.base, resolved.model, formats)
+        return cls._make(assembly, formats, model, resolved.prediction, None)
 
     @classmethod
     def _make(
-        cls,
-        encoder: Encoder,
-        base: BaseModel,
-        formats: Formats,
-        run: Run | None,
-        model: Any,
-        how: PredictionSettings,
-        separator: str,
+        cls, assembly: Assembly, formats: Formats, model: Any, how: PredictionSettings, run: Run | None
     ) -> Classifier:
-        how.check(encoder.form, encoder.labels.spellings)
         model.eval()
-        scorer: SingleLabelScorer | MultiLabelScorer
-        if encoder.form == "label":
-            scorer = SingleLabelScorer.make(model, encoder, how, formats)
-        else:
-            tuned = run.thresholds if run and encoder.form == "yes_no" else None
-            scorer = MultiLabelScorer.make(model, encoder, how, tuned, separator)
-        return cls(encoder, base, formats, run, how, model, scorer, separator)
+        separator, decision = assembly.settings.data.label_separator, run.decision if run else None
+        predictor = assembly.form.predict(model, assembly.encoder, how, formats, decision, separator)
+        return cls(assembly, formats, how, run, model, predictor)
+
+    @property
+    def encoder(self) -> Encoder:
+        """Turns examples into prompts; holds template and labels."""
+        return self.assembly.encoder
+
+    @property
+    def base(self) -> BaseModel:
+        """The base model."""
+        return self.assembly.base
+
+    @property
+    def form(self) -> Form:
+        """The form of answer."""
+        return self.assembly.form
 
     @property
     def labels(self) -> LabelSet:
@@ -190,12 +167,11 @@ class Classifier:
     @property
     def thresholds(self) -> Thresholds | None:
         """From which probability on each label is predicted, where all are asked about with yes or no; else None."""
-        return self._scorer.thresholds if isinstance(self._scorer, MultiLabelScorer) else None
+        return self._predictor.thresholds
 
     def untuned(self) -> Classifier:
-        """The same, of a multi-label task with thresholds of 0.5."""
-        scorer = self._scorer
-        return replace(self, _scorer=scorer.untuned()) if isinstance(scorer, MultiLabelScorer) else self
+        """The same, without what was decided on held-out rows for the trained model, such as thresholds."""
+        return replace(self, _predictor=self._predictor.untuned())
 
     @property
     def tie_tolerance(self) -> float:
@@ -222,9 +198,9 @@ class Classifier:
         """
         import numpy
 
-        if self.encoder.form == "list":
+        if reason := self.form.lacks.get("probabilities"):
             raise LlmclsError(
-                "A list of labels has no probabilities; call predict, or train with prediction.method 'exact'."
+                f"{reason[:1].upper()}{reason[1:]}; call predict, or train with prediction.method 'exact'."
             )
         rows = [prediction.probabilities for prediction in self.classify(_as_examples(texts))]
         return numpy.asarray(rows, dtype=numpy.float64).reshape(len(rows), len(self.labels))
@@ -267,12 +243,12 @@ class Classifier:
                 "A classification head can say nothing but its labels, so their mass is always 1; leave --label-mass "
                 "(label_mass) and prediction.min_label_mass out."
             )
-        if wanted.label_mass and isinstance(self._scorer, MultiLabelScorer):
+        if wanted.label_mass and "label_mass" in self.form.lacks:
             raise LlmclsError("Label mass is for single labels: a text with several may as well have none.")
         chunk: list[Example] = []
         for example in examples:
             chunk.append(example)
-            if len(chunk) == _CHUNK * (self.processes.size if self.processes else 1):
+            if len(chunk) == _CHUNK * self.world.size:
                 yield from self._score_together(chunk, wanted, advance)
                 chunk = []
         if chunk:
@@ -288,13 +264,9 @@ class Classifier:
             LlmclsError: for what would be wrong with every row, such as an instruction that is too long.
         """
         # Three rows: an instruction of 16 tokens is then worth keeping (`llmcls.engine.state.WORTH_SHARING`).
-        list(replace(self, processes=None).stream([*PROBES, PROBES[0]]))
-        if (prefixes := getattr(self._scorer.scorer, "prefixes", None)) is not None:  # the slow scorers have none
-            prefixes.freeze()
+        self._predictor.warm_up(self.encoder.encode([*PROBES, PROBES[0]]))
 
-    def evaluate(
-        self, examples: Sequence[Example], *, reporter: Reporter | None = None
-    ) -> EvaluationReport | MultiLabelReport:
+    def evaluate(self, examples: Sequence[Example], *, reporter: Reporter | None = None) -> Report:
         """Predict labelled examples and compare.
 
         Raises:
@@ -304,18 +276,16 @@ class Classifier:
             raise LlmclsError(f"{missing[0]} has no label to compare the prediction with; evaluate labelled rows only.")
         return self.report(examples, self.classify(examples, reporter=reporter))
 
-    def report(
-        self, examples: Sequence[Example], predictions: Sequence[Prediction]
-    ) -> EvaluationReport | MultiLabelReport:
+    def report(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
         """Compare predictions with the examples' labels."""
-        return self._scorer.report(examples, predictions)
+        return self._predictor.report(examples, predictions)
 
     @contextmanager
     def untrained(self, base_model: str | None = None) -> Iterator[Classifier]:
         """Gives the classifier that this one was before training.
 
-        It is this one with its adapter switched off inside the block. Where all weights were trained, the base model
-        is loaded beside them. A classification head is as random as it was when training began.
+        It is this one with its LoRA weights switched off inside the block. Where all weights were trained, the base
+        model is loaded beside them. A classification head is as random as it was when training began.
 
         Args:
             base_model: where the base model is now, if not where it was.
@@ -335,22 +305,17 @@ class Classifier:
         settings = run.settings.model
         if base_model:
             settings = settings.model_copy(update={"base_model": base_model})
-        base = find_trained_base(settings, run)
-        head = make_head(self.encoder, run.settings) if run.has_head else None
-        model = load_model(base, settings, self.formats, head)
-        made = self._make(self.encoder, base, self.formats, None, model, self.prediction, self.label_separator)
-        return replace(made, processes=self.processes)
+        assembly = replace(self.assembly, base=find_trained_base(settings, run))
+        model = load_model(assembly.base, settings, self.formats, assembly.head)
+        return replace(self._make(assembly, self.formats, model, self.prediction, None), world=self.world)
 
     def _score_together(self, chunk: Sequence[Example], wanted: Wanted, advance: Any) -> Iterable[Prediction]:
-        if self.processes is None:
+        if self.world.size == 1:
             return self._score(chunk, wanted, advance)
-        return self.processes.map(lambda share: list(self._score(share, wanted, advance)), chunk)
+        return self.world.map(lambda share: list(self._score(share, wanted, advance)), chunk)
 
     def _score(self, examples: Sequence[Example], wanted: Wanted, advance: Any) -> Iterator[Prediction]:
-        prompts = self.encoder.encode(examples)
-        if isinstance(self._scorer, MultiLabelScorer):
-            return self._scorer.predict(prompts, advance)
-        return self._scorer.predict(prompts, wanted, advance)
+        return self._predictor.predict(self.encoder.encode(examples), wanted, advance)
 
 
 def _as_examples(texts: Iterable[str]) -> list[Example]:

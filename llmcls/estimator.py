@@ -30,12 +30,13 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from llmcls.classifier import Classifier
+from llmcls.console import Reporter
 from llmcls.errors import LlmclsError, several
 from llmcls.labels import LabelSet
-from llmcls.progress import Reporter
+from llmcls.runs.run import Run
+from llmcls.runs.writing import check_free
 from llmcls.settings import Settings, make_settings
-from llmcls.training.api import train
-from llmcls.training.run import Run, check_free
+from llmcls.training.train import train
 
 INAPPLICABLE_CHECKS: Mapping[str, str] = {
     "check_methods_sample_order_invariance": "wants 1e-7; rows are read together, in float32, whose sums depend on "

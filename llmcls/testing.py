@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 import pytest
 
-from llmcls.data.reader import DatasetReader, Row, Table
+from llmcls.data.reader import DatasetReader, Row, Table, dataset_readers
 from llmcls.data.split_names import standard_splits
 from llmcls.errors import LlmclsError
 from llmcls.labels import Label, LabelSet
-from llmcls.plugin.catalog import base_models, dataset_readers, prompt_templates
+from llmcls.model.adapter import base_models
 from llmcls.plugin.manager import DISABLE_VARIABLE, check_hooks, load_plugins, new_manager
 from llmcls.prompt.frame import Frame, Message, Prompt
 from llmcls.prompt.marks import mark, unmark
-from llmcls.prompt.template import PromptTemplate
+from llmcls.prompt.template import PromptTemplate, prompt_templates
 from llmcls.records import Example
 
 if TYPE_CHECKING:
@@ -181,11 +181,11 @@ def check_plugin(
 
 def check_base_model(adapter: BaseModelAdapter, tokenizer: PreTrainedTokenizerFast) -> None:
     """Check an adapter against a tokenizer of its family, which is left as it was."""
+    from llmcls.answers import form_named
     from llmcls.prompt.encoding import Encoder
 
     _check_name(adapter)
     assert isinstance(adapter.fits("nobody/nothing", {}), bool), "fits() must answer True or False for any checkpoint."
-    assert isinstance(adapter.supports_packing({}), bool), "supports_packing() must answer True or False."
     targets = adapter.lora_target_modules
     assert targets == "all-linear" or (targets and not isinstance(targets, str)), (
         f"lora_target_modules must be 'all-linear' or a list of module names, not {targets!r}."
@@ -211,7 +211,7 @@ def check_base_model(adapter: BaseModelAdapter, tokenizer: PreTrainedTokenizerFa
     forgeries = [*controls, *frame.turn_markers]
     hostile = " ".join(forgeries) + "".join(forgeries) + "\n".join(forgeries)
     for template in (plain, chat):
-        encoder = Encoder(tokenizer, frame, template, AWKWARD_LABELS, max_length=100_000)
+        encoder = Encoder(tokenizer, frame, template, AWKWARD_LABELS, form_named("single_label"), max_length=100_000)
         honest, forged = (row.input_ids for row in encoder.encode([Example("hello"), Example(hostile)]))
         for token in controls:
             token_id = tokenizer.convert_tokens_to_ids(token)

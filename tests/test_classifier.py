@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmcls import Classifier, LlmclsError, train
-from llmcls.progress import Reporter
+from llmcls.console import Reporter
 from llmcls.records import Example
 from llmcls.settings import PredictionSettings, make_settings
 from llmcls.testing import AWKWARD_TEXTS

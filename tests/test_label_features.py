@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from llmcls import Classifier, LLMClassifier, LlmclsError, train
+from llmcls.console import Reporter
 from llmcls.engine import AutoScorer
 from llmcls.engine.scores import tie_tolerance
 from llmcls.labels import LabelSet
-from llmcls.progress import Reporter
 from llmcls.records import Example
 from llmcls.settings import PredictionSettings, make_settings
 
@@ -51,7 +51,7 @@ def test_probabilities_are_sums_over_spellings(tiny_model_dir: Path) -> None:
     # The prompts differ in the labels they list, so the sums are taken of one prompt's answers.
     prompts = [prompt.input_ids for prompt in flat.encoder.encode([Example(text) for text in TEXTS])]
     assert sorted(alone.encoder.answers) == sorted(flat.encoder.answers)
-    single = alone._scorer.scorer.exact.score(prompts).local.double().exp()  # type: ignore[attr-defined]
+    single = alone._predictor.scorer.exact.score(prompts).local.double().exp()  # type: ignore[attr-defined]
     order = [alone.encoder.answers.index(answer) for answer in flat.encoder.answers]
     expected = np.zeros((len(TEXTS), len(NAMES)))
     for column, label in zip(order, flat.encoder.answer_labels, strict=True):
@@ -157,7 +157,7 @@ def test_near_ties_are_marked(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPa
     assert not any(prediction.tie for prediction in predictions)
     margins = [prediction.margin for prediction in predictions]
     monkeypatch.setattr("llmcls.engine.scores.TIE_TOLERANCE", {classifier.formats.dtype: float(np.median(margins))})
-    for how in (classifier, zero_shot(tiny_model_dir, method="best-first")):
+    for how in (zero_shot(tiny_model_dir), zero_shot(tiny_model_dir, method="best-first")):
         ties = [prediction.tie for prediction in how.classify([Example(text) for text in TEXTS])]
         assert ties == [margin < np.median(margins) for margin in margins] and any(ties)
 
@@ -166,7 +166,7 @@ def test_auto_searches_for_labels_alone(tiny_model_dir: Path, monkeypatch: pytes
     """Long labels behind short texts: the labels by search, all probabilities exactly, and no two opinions."""
     names = [f"{kind} {thing} number {n}" for n in range(4) for thing in "abc" for kind in ("loss", "gain")]
     classifier = zero_shot(tiny_model_dir, LabelSet.from_names(names))
-    scorer = classifier._scorer.scorer  # type: ignore[union-attr]
+    scorer = classifier._predictor.scorer  # type: ignore[union-attr]
     assert isinstance(scorer, AutoScorer)
     called: list[str] = []
     for name, part in (("exact", scorer.exact), ("search", scorer.search)):
@@ -185,5 +185,5 @@ def test_auto_searches_for_labels_alone(tiny_model_dir: Path, monkeypatch: pytes
     assert all(p.probabilities == () for p in found)
     # Labels that begin apart cost nothing: no search.
     classifier = zero_shot(tiny_model_dir, LabelSet.from_names(["yes", "no"]))
-    monkeypatch.setattr(classifier._scorer.scorer.search, "score", None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(classifier._predictor.scorer.search, "score", None)  # type: ignore[attr-defined]
     assert set(classifier.predict(TEXTS)) <= {"yes", "no"}

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from llmcls.answers import form_named
 from llmcls.data.splits import load_data
 from llmcls.engine import LabelTrie, PackedScorer, SearchScorer
 from llmcls.engine.inspection import PromptShape, inspect_answers
@@ -70,9 +71,16 @@ def test_work_and_memory_grow_with_the_labels(tiny_model_dir: Path) -> None:
             aliases = {name: [f"{name} too"] for name in names[:: count // 100]}
             splits = load_data(rows, aliases=aliases, validation_size=0)
             labels = LabelSet.from_names(splits.labels.names, dict.fromkeys(names, "x"), aliases)
-            resolve_class_weights(dict.fromkeys(names, 2.0), labels, splits.train)
+            resolve_class_weights(dict.fromkeys(names, 2.0), labels, splits.train, form_named("single_label"))
             choose_shots(splits.train, labels, per_label=1, seed=0)
-            encoder = Encoder(tokenizer, BaseModelAdapter().frame(tokenizer), template, labels, max_length=4096)
+            encoder = Encoder(
+                tokenizer,
+                BaseModelAdapter().frame(tokenizer),
+                template,
+                labels,
+                form_named("single_label"),
+                max_length=4096,
+            )
             trie = LabelTrie(encoder.answers, encoder.answer_labels)
             inspect_answers(trie, PromptShape(10, 10))
             prompts = [prompt.input_ids for prompt in encoder.encode([Example("one"), Example("another")])]

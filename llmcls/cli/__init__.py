@@ -21,9 +21,9 @@ import pluggy
 
 from llmcls import __version__
 from llmcls.cli import config, evaluate, labels, launch, models, plugins, predict, readers, runs, templates, train
+from llmcls.console import Reporter
 from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.plugin.manager import DISABLE_VARIABLE, load_plugins
-from llmcls.progress import Reporter
 
 # In the order in which they are listed: the way of the work first, then looking things up.
 COMMANDS = (train, predict, evaluate, runs, labels, templates, models, readers, plugins, config, launch)

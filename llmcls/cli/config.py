@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from llmcls.cli.shared import gather_settings, settings_options, show_json
 from llmcls.errors import LlmclsError
 from llmcls.settings import Section, Settings
-from llmcls.task import DEPENDENT
+from llmcls.settings.task import OneOf, dependent
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 
 @click.group("config", short_help="Show, describe and start settings files.")
@@ -58,15 +61,16 @@ def starter_file() -> str:
     """A YAML file with every setting at its default, commented with what it means."""
     lines = ["# Settings of llmcls. Every line is a default; keep what you change and delete the rest."]
     defaults = Settings().model_dump(mode="json")
-    for section, keys in DEPENDENT.items():  # written out, they would stand against another task
-        defaults[section] |= dict.fromkeys(keys)
+    for name in dependent():  # written out, they would stand against another form of answer
+        section, _, key = name.partition(".")
+        defaults[section][key] = None
     for name, info in Settings.model_fields.items():
         lines += ["", f"# {info.description}"]
         if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
             lines.append(f"{name}:")
             for key, inner in info.annotation.model_fields.items():
                 lines += [
-                    f"  # {inner.description}{_choices(inner.annotation)}",
+                    f"  # {inner.description}{_choices(inner)}",
                     f"  {_line(key, defaults[name][key])}",
                 ]
         else:
@@ -81,6 +85,7 @@ def _line(key: str, value: Any) -> str:
     return f"{key}: {dumped.removesuffix('...' + chr(10)).strip()}"
 
 
-def _choices(annotation: Any) -> str:
-    options = [str(arg) for arg in get_args(annotation) if isinstance(arg, str)]
+def _choices(info: FieldInfo) -> str:
+    options = [str(arg) for arg in get_args(info.annotation) if isinstance(arg, str)]
+    options += [value for part in info.metadata if isinstance(part, OneOf) for value in part.values()]
     return f" One of: {', '.join(options)}." if len(options) > 1 else ""

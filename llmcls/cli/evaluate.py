@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import click
 
 from llmcls.cli.shared import (
-    change_prediction,
     column_options,
     output_options,
     prediction_options,
@@ -21,19 +20,19 @@ from llmcls.cli.shared import (
     start,
 )
 from llmcls.errors import LlmclsError, unknown
-from llmcls.processes import join_processes
-from llmcls.training.stopping import failing_once
+from llmcls.processes.stopping import failing_once
+from llmcls.processes.world import join_prediction
+from llmcls.settings import change_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmcls.classifier import Classifier
+    from llmcls.console import Reporter
     from llmcls.data.splits import DataSplits
-    from llmcls.evaluation.metrics import EvaluationReport
-    from llmcls.evaluation.multilabel import MultiLabelReport
-    from llmcls.progress import Reporter
+    from llmcls.evaluation.files import Report
     from llmcls.records import Example
-    from llmcls.training.run import Run
+    from llmcls.runs.run import Run
 
 # What --before and --baseline are called in tables; in JSON and file names they keep the options' names.
 HEADINGS = {"before": "base model", "baseline": "TF-IDF + LR"}
@@ -74,25 +73,23 @@ def command(
     reporter = start(quiet, as_json)
     from llmcls.classifier import Classifier
     from llmcls.evaluation import tables
-    from llmcls.evaluation.baseline import evaluate_baseline, evaluate_multilabel_baseline
     from llmcls.evaluation.files import write_metrics, write_predictions
-    from llmcls.evaluation.metrics import EvaluationReport
-    from llmcls.training.run import Run
+    from llmcls.runs.run import Run
 
     run = Run.open(run_path)
     examples, name = _read(run, data, text_columns, label_column, split, reporter)
     own = _read_rows_of_baseline(run) if baseline else None
     folder = Path(output_dir) if output_dir else run.path / "evaluation" / name
     _make_folder(folder)
-    processes = join_processes()
-    how = change_prediction(
-        run, method=method, threshold=threshold, min_probability=min_probability, min_label_mass=min_label_mass
-    )
+    world = join_prediction()
+    changes = {"method": method, "threshold": threshold}
+    changes |= {"min_probability": min_probability, "min_label_mass": min_label_mass}
+    how = change_settings(run.settings, {"prediction": changes}).prediction
     where = None if run.whole else base_model
-    classifier = replace(Classifier.load(run, base_model=where, prediction=how), processes=processes)
+    classifier = replace(Classifier.load(run, base_model=where, prediction=how), world=world)
     reporter.say(f"Evaluating {run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")
     predictions = classifier.classify(examples, reporter=reporter)
-    if processes and processes.rank:  # rank 0 writes; the others still do their share of its predictions
+    if not world.is_main:  # rank 0 writes; the others still do their share of its predictions
         if before:
             _evaluate_untrained(classifier, base_model, examples, reporter)
         return
@@ -105,11 +102,7 @@ def command(
         others["before"] = _evaluate_untrained(classifier, base_model, examples, reporter)
     if own is not None:
         reporter.say("Training TF-IDF + logistic regression")
-        others["baseline"] = (
-            evaluate_baseline(own.train, examples, run.labels)
-            if isinstance(report, EvaluationReport)
-            else evaluate_multilabel_baseline(own.train, own.validation, examples, run.labels)
-        )
+        others["baseline"] = classifier.form.baseline(own.train, own.validation, examples, run.labels)
     for kind, other in others.items():
         written.append(f"metrics-{kind}.json")
         write_metrics(other, folder / written[-1])
@@ -122,7 +115,7 @@ def command(
     if not others:
         show(tables.summary_table(report, title=f"{run.path.name} on {name}"))
     show(tables.class_table(report))
-    if isinstance(report, EvaluationReport):
+    if report.confusion is not None:
         show(tables.confusion_table(report))
     reporter.say(f"Written to {folder}: {', '.join(written)}")
 
@@ -180,7 +173,7 @@ def _load_own(run: Run) -> DataSplits:
     Raises:
         LlmclsError: when it came from Python, has moved, or cannot be read.
     """
-    from llmcls.training.api import load_training_data
+    from llmcls.data.splits import load_training_data
 
     settings = run.settings
     if settings.data.source is None:
@@ -219,7 +212,7 @@ def _heading(kind: str, run: Run) -> str:
 
 def _evaluate_untrained(
     classifier: Classifier, base_model: str | None, examples: Sequence[Example], reporter: Reporter
-) -> EvaluationReport | MultiLabelReport:
+) -> Report:
     run = classifier.run
     kept = "the head it began with" if run and run.has_head else "its own output layer"
     reporter.say(f"The base model as it was before training, with {kept}")

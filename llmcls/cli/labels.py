@@ -14,10 +14,12 @@ from llmcls.cli.shared import gather_settings, settings_options, show, show_json
 from llmcls.errors import LlmclsError, LlmclsWarning
 
 if TYPE_CHECKING:
+    from llmcls.data.splits import DataSplits
     from llmcls.engine.choice import Choice
     from llmcls.engine.inspection import Inspection
     from llmcls.prompt.encoding import Encoder
     from llmcls.records import Example
+    from llmcls.runs.assembly import Assembly
     from llmcls.settings import Settings
 
 ASSUMED_TEXT_TOKENS = 50
@@ -68,7 +70,7 @@ def inspect_(
         raise click.UsageError("A run has its own base model and settings; leave --base-model, --config and --set out.")
     start(quiet=True)
     if run_path:
-        encoder, examples = _of_run(run_path, template, data)
+        assembly, examples = _of_run(run_path, template, data)
         whose = run_path
     else:
         settings = gather_settings(
@@ -76,9 +78,9 @@ def inspect_(
         )
         if not labels and not settings.data.source:
             raise click.UsageError("Give --run DIR, or labels by --labels A,B,C or --data SPEC.")
-        encoder, examples = _of_settings(settings, labels)
+        assembly, examples = _of_settings(settings, labels)
         whose = settings.model.base_model
-    _report(_measure(encoder, examples, text_tokens, rows, whose), encoder, top, as_json)
+    _report(_measure(assembly, examples, text_tokens, rows, whose), assembly.encoder, top, as_json)
 
 
 @dataclass(frozen=True)
@@ -96,50 +98,39 @@ class _Measured:
     suggestions: list[str]
 
 
-def _of_run(run_path: str, template: str | None, data: str | None) -> tuple[Encoder, Sequence[Example]]:
-    from transformers import AutoTokenizer
-
-    from llmcls.model.loading import find_base_model
-    from llmcls.training.preparation import find_template, make_encoder
-    from llmcls.training.run import Run
+def _of_run(run_path: str, template: str | None, data: str | None) -> tuple[Assembly, Sequence[Example]]:
+    from llmcls.runs.assembly import assemble_run
+    from llmcls.runs.run import Run
 
     run = Run.open(run_path)
-    base = find_base_model(run.model_settings)
-    tokenizer = AutoTokenizer.from_pretrained(run.tokenizer_path)
-    used = find_template(template) if template else run.template
-    examples = _read(run.settings, data) if data else ()
-    form = run.settings.answer_form
-    encoder = make_encoder(base, tokenizer, used, run.labels, run.settings.prompt, run.shots, run.has_head, form)
-    return encoder, examples
+    assembly = assemble_run(run, template=template, verify=False)
+    return assembly, _read(run.settings, data).train if data else ()
 
 
-def _of_settings(settings: Settings, labels: str | None) -> tuple[Encoder, Sequence[Example]]:
+def _of_settings(settings: Settings, labels: str | None) -> tuple[Assembly, Sequence[Example]]:
     from llmcls.labels import LabelSet
-    from llmcls.training.api import load_training_data
-    from llmcls.training.preparation import prepare
+    from llmcls.runs.assembly import assemble
 
     if labels:
         given = settings.data
         names = LabelSet.from_names(
             (name.strip() for name in labels.split(",")), given.label_descriptions, given.label_aliases
         )
-        return prepare(settings, names).encoder, ()
+        return assemble(settings, names), ()
+    splits = _read(settings)
+    return assemble(settings, splits.labels, splits.train), splits.train
+
+
+def _read(settings: Settings, data: str | None = None) -> DataSplits:
+    from llmcls.data.splits import load_training_data
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=LlmclsWarning)  # of the texts, which are not inspected here
-        splits = load_training_data(settings)
-    return prepare(settings, splits.labels, splits.train).encoder, splits.train
-
-
-def _read(settings: Settings, data: str) -> Sequence[Example]:
-    from llmcls.training.api import load_training_data
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=LlmclsWarning)
-        return load_training_data(settings, data).train
+        return load_training_data(settings, data)
 
 
 def _measure(
-    encoder: Encoder, examples: Sequence[Example], text_tokens: int | None, rows: int, whose: str
+    assembly: Assembly, examples: Sequence[Example], text_tokens: int | None, rows: int, whose: str
 ) -> _Measured:
     from llmcls.engine.choice import TrieCosts, choose_method
     from llmcls.engine.inspection import PromptShape, inspect_answers, suggest
@@ -148,6 +139,7 @@ def _measure(
     from llmcls.model.hardware import choose_device
     from llmcls.records import Example
 
+    encoder = assembly.encoder
     if encoder.head:
         raise LlmclsError(
             "labels inspect tells what the labels' tokens cost, but to a classification head labels are numbers, all "
@@ -162,7 +154,7 @@ def _measure(
         own = sum(len(prompt.input_ids) for prompt in prompts) / len(prompts) - prefix
     else:
         own = max(bare - prefix, 0) + (ASSUMED_TEXT_TOKENS if text_tokens is None else text_tokens)
-    if encoder.form != "label":
+    if assembly.form.rules.several:
         raise LlmclsError(
             "labels inspect tells what finding one label costs, but with the task multi_label a text may have several; "
             "`llmcls templates show` shows what is asked."

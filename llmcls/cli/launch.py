@@ -47,7 +47,7 @@ def list_() -> None:
     """The shipped configurations, and when to choose which."""
     from rich.text import Text
 
-    from llmcls.training.launching import describe_config, launch_configs
+    from llmcls.processes.launching import describe_config, launch_configs
 
     shown = table("Launch configurations", "name", "when")
     for name, path in launch_configs().items():
@@ -59,7 +59,7 @@ def list_() -> None:
 @click.argument("name")
 def show_config(name: str) -> None:
     """Print a configuration, to be changed and used as --launch PATH.yaml."""
-    from llmcls.training.launching import LaunchRequest
+    from llmcls.processes.launching import LaunchRequest
 
     click.echo(LaunchRequest(name).config_file.read_text(encoding="utf-8"), nl=False)
 
@@ -74,7 +74,7 @@ def print_command(name: str, arguments: tuple[str, ...], **machines: Any) -> Non
     \b
     llmcls launch command --launch zero2 --num-processes 8 train --data tickets.csv
     """
-    from llmcls.training.launching import LaunchRequest, accelerate_arguments
+    from llmcls.processes.launching import LaunchRequest, accelerate_arguments
 
     request = LaunchRequest(name, **machines)
     click.echo(shlex.join(["accelerate", "launch", *accelerate_arguments(request, arguments)]))
@@ -93,7 +93,7 @@ def slurm(nodes: int, gpus_per_node: int, name: str, output: Path | None, argume
     llmcls launch slurm --nodes 2 --output job.sbatch train --data tickets.csv --output-dir runs/tickets
     sbatch job.sbatch
     """
-    from llmcls.training.launching import LaunchRequest, slurm_script
+    from llmcls.processes.launching import LaunchRequest, slurm_script
 
     if "--output-dir" not in arguments:
         raise LlmclsError("Name the run with --output-dir: without it, a job that starts again would begin anew.")

@@ -18,8 +18,8 @@ def list_(as_json: bool) -> None:
     """List the short names that --base-model takes, and what each stands for."""
     from rich.text import Text
 
+    from llmcls.model.adapter import base_models
     from llmcls.model.loading import short_names
-    from llmcls.plugin.catalog import base_models
 
     names = short_names()
     if as_json:

@@ -19,16 +19,17 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from llmcls.cli.predictions import RowWriter, Tally
 from llmcls.cli.shared import show, table
+from llmcls.console import Reporter
 from llmcls.data.inputs import BadRow
 from llmcls.errors import LlmclsError
-from llmcls.progress import Reporter
+from llmcls.files import LockedError, draft_of, flush, flush_folder, locked, replacing
 
 FIGURES = {"probability": ".3f", "margin": ".3f", "label_mass": ".3g"}
 """Columns that a table on the terminal shows beside the label, and how."""
@@ -111,18 +112,18 @@ class FileOutput:
         self._names = (path, self.listing)
         self._parts = tuple(name.with_name(f"{name.name}.partial") for name in self._names)
         self._journal = path.with_name(f"{path.name}.partial.json")
-        self._fresh_journal = path.with_name(f"{path.name}.partial.json.new")
         self._identity: dict[str, Any] | None = None
         self._begun = False
         self._saved_at = 0.0
+        self._lock = ExitStack()
 
     def __enter__(self) -> FileOutput:
         with self._explained():
             if self.path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
             rows, errors = self._parts
+            self._claim()
             self._rows = rows.open("a", encoding="utf-8", errors="replace", newline="")
-            self._lock()
             self._errors = errors.open("a", encoding="utf-8", errors="backslashreplace", newline="")
         return self
 
@@ -136,6 +137,7 @@ class FileOutput:
         for stream in self._streams:
             with suppress(OSError):  # what a full disk did not take is not counted as safe
                 stream.close()
+        self._lock.close()
 
     def begin(
         self,
@@ -190,25 +192,24 @@ class FileOutput:
         """Give the complete files their names; without bad rows there is no list of them, an old one neither."""
         with self._explained():
             for stream in self._streams:
-                _flush(stream)
+                flush(stream)
             for part, name, wanted in zip(self._parts, self._names, (True, tally.bad > 0), strict=True):
                 if wanted:
                     part.replace(name)
                 else:
                     name.unlink(missing_ok=True)
-            for leftover in (self._fresh_journal, self._journal):
+            for leftover in (draft_of(self._journal), self._journal):
                 leftover.unlink(missing_ok=True)
+            flush_folder(self.path.parent)
 
     @property
     def _streams(self) -> tuple[IO[str], IO[str]]:
         return self._rows, self._errors
 
     def _save(self, tally: Tally) -> None:
-        sizes = [_flush(stream) for stream in self._streams]
-        with self._fresh_journal.open("w", encoding="utf-8") as stream:
-            json.dump({"tally": asdict(tally), "sizes": sizes, "identity": self._identity}, stream, indent=1)
-            _flush(stream)
-        self._fresh_journal.replace(self._journal)
+        sizes = [flush(stream) for stream in self._streams]
+        with replacing(self._journal, held=True) as journal:
+            json.dump({"tally": asdict(tally), "sizes": sizes, "identity": self._identity}, journal, indent=1)
         self._saved_at = time.monotonic()
 
     def _read_journal(self) -> _Kept | None:
@@ -231,25 +232,14 @@ class FileOutput:
             return "rows of it are missing"
         return ""
 
-    def _lock(self) -> None:
-        """Hold the file as long as it is open: two predictions would mix their rows in it."""
+    def _claim(self) -> None:
+        """Hold the output until the end: two predictions would mix their rows in it."""
         try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        try:
-            fcntl.flock(self._rows, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between opening and locking, who held it may have finished: it is a complete output by now.
-            if not os.path.samestat(os.fstat(self._rows.fileno()), self._parts[0].stat()):
-                raise BlockingIOError
-        except (BlockingIOError, FileNotFoundError):
-            self._rows.close()
+            self._lock.enter_context(locked(self.path.with_name(f"{self.path.name}.partial.lock")))
+        except LockedError:
             raise LlmclsError(
                 f"Another process is writing '{self.path}'; let it finish, or choose another --output."
             ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without locks
-                raise
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -266,10 +256,3 @@ class _Kept(NamedTuple):
     tally: Tally
     sizes: tuple[int, int]
     identity: dict[str, Any]
-
-
-def _flush(stream: IO[str]) -> int:
-    """Bring all that was written to the disk; the file's size."""
-    stream.flush()
-    os.fsync(stream.fileno())
-    return os.fstat(stream.fileno()).st_size

@@ -9,20 +9,20 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmcls import __version__
+from llmcls.answers.form import Form, form_of, refuse_missing
 from llmcls.cli.outputs import FileOutput, StandardOutput, TableOutput
 from llmcls.cli.predictions import Input, Tally, predict_batches, rows_at_once
 from llmcls.cli.shared import (
     QUANTIZATIONS,
     TASKS,
-    change_prediction,
     column_options,
     gather_settings,
     output_options,
@@ -30,18 +30,96 @@ from llmcls.cli.shared import (
     settings_options,
     start,
 )
+from llmcls.console import Reporter
 from llmcls.errors import LlmclsError
-from llmcls.processes import join_processes
-from llmcls.progress import Reporter
-from llmcls.settings import PredictionSettings, fields
-from llmcls.training.stopping import failing_once
+from llmcls.processes.stopping import failing_once
+from llmcls.processes.world import join_prediction
+from llmcls.settings import PredictionSettings, Section, Settings, change_settings, merge_settings
 
 if TYPE_CHECKING:
     from llmcls.classifier import Classifier
     from llmcls.records import Prediction
-    from llmcls.settings import Settings
-    from llmcls.task import AnswerForm
-    from llmcls.training.run import Run
+    from llmcls.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; the options' meaning is in their help."""
+
+    texts: tuple[str, ...]
+    run_path: str | None
+    base_model: str | None
+    labels: str | None
+    task: str | None
+    source: str | None
+    output: str | None
+    resume: str
+    template: str | None
+    quantization: str | None
+    all_probabilities: bool
+    label_mass: bool
+    margin: bool
+    method: str | None
+    threshold: float | None
+    min_probability: float | None
+    min_label_mass: float | None
+    text_columns: tuple[str, ...]
+    label_column: str | None
+    files: tuple[str, ...]
+    assignments: tuple[str, ...]
+    quiet: bool
+    as_json: bool
+
+    def __post_init__(self) -> None:
+        if bool(self.texts) == bool(self.source):
+            raise click.UsageError("Give either texts or --input FILE.")
+        if not self.run_path and not self.labels:
+            raise click.UsageError("Give --run DIR, or --labels A,B,C with a --base-model M (default: nano).")
+        if self.run_path and (self.labels or self.task):
+            raise click.UsageError(
+                "--labels and --task are for zero-shot prediction; a run has its own labels and task."
+            )
+
+    @property
+    def in_json(self) -> bool:
+        """Whether rows are written as JSON lines."""
+        return self.as_json or bool(self.output and self.output.endswith((".jsonl", ".ndjson")))
+
+    def open_input(self, run: Run | None) -> Input:
+        """The rows to predict."""
+        if self.texts:
+            return Input.of_texts(self.texts)
+        if self.source is None or self.source == "-":
+            return Input.of_lines(sys.stdin.buffer)
+        text_columns = self.text_columns or (run.card["data"]["text_columns"] if run else ())
+        return Input.of_data(self.source, text_columns, self.label_column, run.label_separator if run else None)
+
+    def open_output(self, reporter: Reporter) -> FileOutput | StandardOutput:
+        """Where the rows go."""
+        if self.output:
+            return FileOutput(Path(self.output), reporter)
+        as_table = bool(self.texts) and not self.as_json and sys.stdout.isatty()
+        return TableOutput(reporter) if as_table else StandardOutput(reporter)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the texts are to be predicted, before any model is loaded.
+
+    Attributes:
+        run: the run, or None for a base model as it is.
+        settings: the run's, or those given.
+        how: how labels are found, and when none is given.
+    """
+
+    run: Run | None
+    settings: Settings
+    how: PredictionSettings
+
+    @property
+    def form(self) -> Form:
+        """The form of answer."""
+        return form_of(self.settings)
 
 
 @click.command("predict", short_help="Classify texts.")
@@ -69,31 +147,7 @@ if TYPE_CHECKING:
 @settings_options
 @output_options
 @failing_once()
-def command(
-    texts: tuple[str, ...],
-    run_path: str | None,
-    base_model: str | None,
-    labels: str | None,
-    task: str | None,
-    source: str | None,
-    output: str | None,
-    resume: str,
-    template: str | None,
-    method: str | None,
-    quantization: str | None,
-    all_probabilities: bool,
-    threshold: float | None,
-    label_mass: bool,
-    margin: bool,
-    min_probability: float | None,
-    min_label_mass: float | None,
-    text_columns: tuple[str, ...],
-    label_column: str | None,
-    files: tuple[str, ...],
-    assignments: tuple[str, ...],
-    quiet: bool,
-    as_json: bool,
-) -> None:
+def command(**options: Any) -> None:
     """Classify texts; adds the columns `predicted` and `probability`.
 
     Where a text may have several labels, `predicted` holds them as the label column does (in JSON as a list), and
@@ -111,104 +165,134 @@ def command(
     A row below a threshold (--min-probability, --min-label-mass) gets "no answer" (prediction.no_answer) instead of a
     label, with the probability of its best one.
     """
-    if bool(texts) == bool(source):
-        raise click.UsageError("Give either texts or --input FILE.")
-    if not run_path and not labels:
-        raise click.UsageError("Give --run DIR, or --labels A,B,C with a --base-model M (default: nano).")
-    if run_path and (labels or task):
-        raise click.UsageError("--labels and --task are for zero-shot prediction; a run has its own labels and task.")
-    settings = gather_settings(
-        files,
-        assignments,
-        task=task,
-        prediction__method=None if run_path else method,  # whether it fits depends on the run's task
-        prediction__threshold=threshold,
-        prediction__min_probability=min_probability,
-        prediction__min_label_mass=min_label_mass,
-    )
-    reporter = start(quiet, as_json)
-    processes = join_processes()
-    if processes and source == "-":
+    request = Request(**options)
+    reporter = start(request.quiet, request.as_json)
+    world = join_prediction()
+    if world.size > 1 and request.source == "-":
         raise LlmclsError("--input - works in one process only; give several processes a file.")
-    if processes and processes.rank:
-        output, sys.stdout = None, Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - rank 0 writes
-    from llmcls.training.run import Run
-
+    if not world.is_main:  # rank 0 writes
+        request, sys.stdout = replace(request, output=None), Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     # Whatever can be wrong with the input or the output is found before the model is loaded, which may take minutes.
-    run = Run.open(run_path) if run_path else None
-    if label_mass and run and run.has_head:
-        raise LlmclsError("A classification head can say nothing but its labels; leave --label-mass out.")
-    _check_figures(
-        (run.settings if run else settings).answer_form,
-        {"--label-mass": label_mass, "--margin": margin, "--probabilities": all_probabilities},
-    )
-    how = _prediction_settings(run, settings, method) if run else settings.prediction
-    given = _open(texts, source, run, text_columns, label_column)
-    lines = as_json or bool(output and output.endswith((".jsonl", ".ndjson")))
-    with _destination(output, reporter, as_table=bool(texts) and not as_json and sys.stdout.isatty()) as written:
-        from llmcls.classifier import Classifier  # takes seconds, and what was wrong is known by now
-
-        classifier = (
-            Classifier.load(run, template=template, base_model=base_model, quantization=quantization, prediction=how)
-            if run
-            else _zero_shot(base_model or settings.model.base_model, labels or "", template, quantization, settings)
-        )
-        classifier = replace(classifier, processes=processes)
-        reporter.say(f"Predicting with {run_path or classifier.base.name}: {classifier.formats.describe()}")
-        label_mass = label_mass or classifier.prediction.min_label_mass > 0
-        added = _added_columns(classifier, all_probabilities, label_mass, margin)
-        if replaced := [name for name in given.columns if name in added]:
-            reporter.warn(f"the input has columns that are replaced in the output: {', '.join(replaced)}.")
-        header = [name for name in given.columns if name not in added] + added
-        if given.identity is not None:
-            classifier.warm_up()
-        identity = _identify(given, classifier, how, run, [*header, "JSON" if lines else "CSV"]) if output else None
-        tally = written.begin(header, as_json=lines, identity=identity, resume=resume == "auto")
-        if processes:
-            tally = processes.from_first(tally)
-        # A bar and rows that share the terminal would run into each other.
-        bar = Reporter(quiet=True) if output is None and not texts and sys.stdout.isatty() else reporter
-        done, begun = tally.rows, time.monotonic()
-        with bar.track("Predicting", given.count() if bar.draws_bars else None, done) as advance:
-            for batch in predict_batches(
-                given.rows(done),
-                classifier,
-                size=rows_at_once(classifier),
-                label_mass=label_mass,
-                probabilities=all_probabilities or margin,  # a search knows but a lower bound of the margin
-                advance=advance,
-            ):
-                tally = tally.plus(batch)
-                rows = (
-                    _row(values, found, classifier, all_probabilities, margin, lines) for values, found in batch.results
-                )
-                written.add(rows, batch.bad, tally)
-        written.finish(tally)
-    if not texts:
-        speed = (tally.rows - done) / max(time.monotonic() - begun, 1e-9)
+    way = _choose_way(request)
+    given = request.open_input(way.run)
+    with request.open_output(reporter) as written:
+        classifier = replace(_load(request, way), world=world)
+        reporter.say(f"Predicting with {request.run_path or classifier.base.name}: {classifier.formats.describe()}")
+        tally, speed = _predict(request, way, given, classifier, written, reporter)
+    if not request.texts:
         reporter.say(f"Predicted {tally.predicted:,} of {tally.rows:,} rows, {speed:,.1f} rows/s.")
     _report_ties(tally, classifier, reporter)
     _report_bad_rows(tally, written.listing, reporter)
 
 
-def _check_figures(form: AnswerForm, asked: Mapping[str, bool]) -> None:
-    """Refuse columns that would be empty: which figures there are depends on what the model answers."""
-    if form == "label":
-        return
-    lacking = ["--label-mass", "--margin"] + (["--probabilities"] if form == "list" else [])
-    if wrong := [option for option in lacking if asked[option]]:
-        answer = "a list of labels has no probabilities" if form == "list" else "a text may have several labels"
-        raise LlmclsError(f"With task multi_label there is no {' and no '.join(wrong)}: {answer}; leave it out.")
+def _choose_way(request: Request) -> Way:
+    """Open the run and resolve the settings; whatever does not go together is refused here.
+
+    Raises:
+        LlmclsError: for figures that such predictions do not have, and for settings that would have no effect.
+    """
+    from llmcls.runs.run import Run
+
+    run = Run.open(request.run_path) if request.run_path else None
+    changes: dict[str, Any] = {
+        "threshold": request.threshold,
+        "min_probability": request.min_probability,
+        "min_label_mass": request.min_label_mass,
+    }
+    if request.label_mass and run and run.has_head:
+        raise LlmclsError("A classification head can say nothing but its labels; leave --label-mass out.")
+    asked = {"--label-mass": request.label_mass, "--margin": request.margin}
+    asked |= {"--probabilities": request.all_probabilities}
+    named = {option[2:].replace("-", "_"): option for option, wanted in asked.items() if wanted}
+    if run is None:
+        changes |= {"method": request.method}
+        options = {f"prediction__{name}": value for name, value in changes.items()}
+        settings = gather_settings(request.files, request.assignments, task=request.task, **options)
+        refuse_missing(form_of(settings), named)  # type: ignore[arg-type]  # the keys are `Figure`s
+        return Way(None, settings, settings.prediction)
+    refuse_missing(form_of(run.settings), named)  # type: ignore[arg-type]
+    given = change_settings(run.settings, merge_settings(request.files, request.assignments))
+    _refuse_without_effect(run.settings, given)
+    settings = change_settings(given, {"prediction": changes | {"method": request.method}})
+    return Way(run, run.settings, settings.prediction)
 
 
-def _destination(output: str | None, reporter: Reporter, as_table: bool) -> FileOutput | StandardOutput:
-    if output:
-        return FileOutput(Path(output), reporter)
-    return TableOutput(reporter) if as_table else StandardOutput(reporter)
+def _refuse_without_effect(trained: Settings, given: Settings) -> None:
+    """Refuse settings that are not the run's: they would have no effect.
+
+    Raises:
+        LlmclsError: naming all but those of `prediction`.
+    """
+    ignored = []
+    for name in Settings.model_fields:
+        one, other = getattr(trained, name), getattr(given, name)
+        if name != "prediction" and isinstance(one, Section):
+            ignored += [f"{name}.{key}" for key in type(one).model_fields if getattr(one, key) != getattr(other, key)]
+        elif name != "prediction" and one != other:
+            ignored.append(name)
+    if ignored:
+        raise LlmclsError(
+            f"A run keeps the settings it was trained with, so {', '.join(ignored)} cannot be changed now; "
+            "only prediction.*, and --base-model, --quantization and --template."
+        )
+
+
+def _load(request: Request, way: Way) -> Classifier:
+    from llmcls.classifier import Classifier  # takes seconds, and what was wrong is known by now
+
+    if way.run:
+        where = {"base_model": request.base_model, "quantization": request.quantization}
+        return Classifier.load(way.run, template=request.template, prediction=way.how, **where)
+    settings = way.settings
+    if request.quantization:
+        held = settings.model.model_copy(update={"quantization": request.quantization})
+        settings = settings.model_copy(update={"model": held})
+    (names,) = csv.reader([request.labels or ""], skipinitialspace=True)  # a label that holds a comma is quoted
+    base_model, labels = request.base_model or settings.model.base_model, [name.strip() for name in names]
+    return Classifier.zero_shot(base_model, labels, template=request.template, settings=settings)
+
+
+def _predict(
+    request: Request,
+    way: Way,
+    given: Input,
+    classifier: Classifier,
+    written: FileOutput | StandardOutput,
+    reporter: Reporter,
+) -> tuple[Tally, float]:
+    """Predict all rows; how far it came, and rows a second."""
+    label_mass = request.label_mass or classifier.prediction.min_label_mass > 0
+    added = _added_columns(request, classifier, label_mass)
+    if replaced := [name for name in given.columns if name in added]:
+        reporter.warn(f"the input has columns that are replaced in the output: {', '.join(replaced)}.")
+    header = [name for name in given.columns if name not in added] + added
+    if given.identity is not None:
+        classifier.warm_up()
+    identity = _identify(request, way, given, classifier, header) if request.output else None
+    tally = written.begin(header, as_json=request.in_json, identity=identity, resume=request.resume == "auto")
+    tally = classifier.world.share(tally)
+    # A bar and rows that share the terminal would run into each other.
+    alone = request.output is not None or bool(request.texts) or not sys.stdout.isatty()
+    bar = reporter if alone else Reporter(quiet=True)
+    done, begun = tally.rows, time.monotonic()
+    with bar.track("Predicting", given.count() if bar.draws_bars else None, done) as advance:
+        for batch in predict_batches(
+            given.rows(done),
+            classifier,
+            size=rows_at_once(classifier),
+            label_mass=label_mass,
+            probabilities=request.all_probabilities or request.margin,  # a search knows a lower bound of the margin
+            advance=advance,
+        ):
+            tally = tally.plus(batch)
+            rows = (_row(values, found, classifier, request) for values, found in batch.results)
+            written.add(rows, batch.bad, tally)
+    written.finish(tally)
+    return tally, (tally.rows - done) / max(time.monotonic() - begun, 1e-9)
 
 
 def _identify(
-    given: Input, classifier: Classifier, how: PredictionSettings, run: Run | None, columns: list[str]
+    request: Request, way: Way, given: Input, classifier: Classifier, header: list[str]
 ) -> dict[str, Any] | None:
     """All that decides what is written. Device and sizes of forwards are free: they change a score's last bits only."""
     if given.identity is None:
@@ -217,14 +301,14 @@ def _identify(
     return {
         "llmcls": __version__,
         **given.identity,
-        "columns": columns,
-        "run": run and _digest(run.card),
+        "columns": [*header, "JSON" if request.in_json else "CSV"],
+        "run": way.run and _digest(way.run.card),
         "base model": classifier.base.fingerprint,
         "number formats": [str(classifier.formats.dtype), classifier.formats.quantization],
         "template": _digest(encoder.template.source),
         "labels": _digest([asdict(label) for label in classifier.labels]),
-        "prompt": [encoder.max_length, encoder.truncation_side, encoder.form],
-        "prediction": how.model_dump(mode="json", exclude={"batch_size", "pack_tokens"}),
+        "prompt": [encoder.max_length, encoder.truncation_side, classifier.form.rules.name],
+        "prediction": way.how.model_dump(mode="json", exclude={"batch_size", "pack_tokens"}),
     }
 
 
@@ -232,85 +316,23 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _prediction_settings(run: Run, given: Settings, method: str | None) -> PredictionSettings:
-    """The run's way of predicting, changed by what was given.
-
-    Raises:
-        LlmclsError: for any other setting that is not the run's: it would have no effect.
-    """
-    changes = given.model_dump(exclude_unset=True)
-    wanted = changes.pop("prediction", {})
-    trained = run.settings.model_dump()
-    ignored = [
-        key for key, _ in fields() if (value := _look_up(changes, key)) is not None and value != _look_up(trained, key)
-    ]
-    if ignored:
-        raise LlmclsError(
-            f"A run keeps the settings it was trained with, so {', '.join(ignored)} cannot be changed now; "
-            "only prediction.*, and --base-model, --quantization and --template."
-        )
-    return change_prediction(run, **wanted, **({"method": method} if method else {}))
-
-
-def _look_up(tree: Mapping[str, Any], key: str) -> Any:
-    value: Any = tree
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def _zero_shot(
-    base_model: str, labels: str, template: str | None, quantization: str | None, settings: Settings
-) -> Classifier:
-    from llmcls.classifier import Classifier
-
-    if quantization:
-        settings = settings.model_copy(
-            update={"model": settings.model.model_copy(update={"quantization": quantization})}
-        )
-    (names,) = csv.reader([labels], skipinitialspace=True)  # a label that holds a comma is written in quotes
-    return Classifier.zero_shot(base_model, [name.strip() for name in names], template=template, settings=settings)
-
-
-def _open(
-    texts: tuple[str, ...],
-    source: str | None,
-    run: Run | None,
-    text_columns: Sequence[str],
-    label_column: str | None,
-) -> Input:
-    if texts:
-        return Input.of_texts(texts)
-    if source is None or source == "-":
-        return Input.of_lines(sys.stdin.buffer)
-    text_columns = text_columns or (run.card["data"]["text_columns"] if run else ())
-    return Input.of_data(source, text_columns, label_column, run.label_separator if run else None)
-
-
-def _row(
-    values: Mapping[str, Any],
-    prediction: Prediction,
-    classifier: Classifier,
-    all_probabilities: bool,
-    margin: bool,
-    in_json: bool,
-) -> dict[str, Any]:
-    predicted = prediction.label if prediction.labels is None or not in_json else list(prediction.labels)
+def _row(values: Mapping[str, Any], prediction: Prediction, classifier: Classifier, request: Request) -> dict[str, Any]:
+    predicted = prediction.label if prediction.labels is None or not request.in_json else list(prediction.labels)
     probability = None if math.isnan(prediction.probability) else round(prediction.probability, 6)  # JSON has no NaN
     row = {**values, "predicted": predicted, "probability": probability}
-    if margin:
+    if request.margin:
         row["margin"] = round(prediction.margin, 6)
     if prediction.label_mass is not None:
         row["label_mass"] = float(f"{prediction.label_mass:.6g}")
-    if all_probabilities:
+    if request.all_probabilities:
         pairs = zip(classifier.classes_, prediction.probabilities, strict=True)
         row |= {f"p({name})": round(value, 6) for name, value in pairs}
     return row
 
 
-def _added_columns(classifier: Classifier, all_probabilities: bool, label_mass: bool, margin: bool) -> list[str]:
-    added = ["predicted", "probability", *(["margin"] if margin else []), *(["label_mass"] if label_mass else [])]
-    return added + [f"p({name})" for name in classifier.classes_] if all_probabilities else added
+def _added_columns(request: Request, classifier: Classifier, label_mass: bool) -> list[str]:
+    added = ["predicted", "probability"] + ["margin"] * request.margin + ["label_mass"] * label_mass
+    return added + [f"p({name})" for name in classifier.classes_] * request.all_probabilities
 
 
 def _report_ties(tally: Tally, classifier: Classifier, reporter: Reporter) -> None:

@@ -23,7 +23,7 @@ from llmcls.records import Example
 
 if TYPE_CHECKING:
     from llmcls.classifier import Classifier
-    from llmcls.progress import Advance
+    from llmcls.console import Advance
     from llmcls.prompt.encoding import Encoder
     from llmcls.records import Prediction
 
@@ -138,8 +138,7 @@ def _read_lines(stream: IO[bytes]) -> Iterator[GoodRow | BadRow]:
 
 def rows_at_once(classifier: Classifier) -> int:
     """The size of a batch for this classifier's device and processes."""
-    processes = classifier.processes.size if classifier.processes else 1
-    return ROWS_AT_ONCE[classifier.formats.device.type] * processes
+    return ROWS_AT_ONCE[classifier.formats.device.type] * classifier.world.size
 
 
 def predict_batches(
@@ -165,7 +164,7 @@ def predict_batches(
     """
     needs_text = not classifier.encoder.template.uses("fields")
     advance = advance or (lambda _rows: None)
-    share = _scaled(advance, classifier.processes.size if classifier.processes else 1)
+    share = _scaled(advance, classifier.world.size)
     some_predicted = False
 
     def predict(good: Mapping[int, GoodRow]) -> list[Prediction]:

@@ -18,7 +18,7 @@ def list_(as_json: bool) -> None:
     """List the dataset readers and what each can read."""
     from rich.text import Text
 
-    from llmcls.plugin.catalog import dataset_readers
+    from llmcls.data.reader import dataset_readers
 
     catalog = dataset_readers()
     if as_json:

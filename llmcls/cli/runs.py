@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from llmcls.cli.shared import show, show_json, table
+from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.settings import Settings, fields
 
 SHOWN = 30  # labels
@@ -27,7 +28,7 @@ def list_(root: str, as_json: bool) -> None:
     """List the runs below ROOT (default: runs), newest first."""
     from rich.text import Text
 
-    from llmcls.training.run import list_runs
+    from llmcls.runs.run import list_runs
 
     found = list_runs(root)
     entries = [
@@ -70,7 +71,8 @@ def show_(run: str, as_json: bool) -> None:
     """Show what a run is: model, data, labels, settings, versions. Verifies its seal."""
     from rich.text import Text
 
-    from llmcls.training.run import Run
+    from llmcls.evaluation.files import read_metrics
+    from llmcls.runs.run import Run
 
     opened = Run.open(run)
     card = {key: value for key, value in opened.card.items() if key not in ("seal", "format")}
@@ -91,10 +93,9 @@ def show_(run: str, as_json: bool) -> None:
             shown.add_row("" if position else key.replace("_", " "), Text(line))
     show(shown)
     for metrics in sorted((opened.path / "evaluation").glob("*/metrics.json")):
-        figures = json.loads(metrics.read_text(encoding="utf-8"))
-        wanted = ("micro_f1", "macro_f1", "subset_accuracy") if opened.label_separator else ("accuracy", "macro_f1")
-        shown_figures = (f"{name.replace('_f1', '-F1').replace('_', ' ')} {figures[name]:.4f}" for name in wanted)
-        click.echo(f"{metrics.parent.name}: {', '.join(shown_figures)}")
+        report = read_metrics(metrics)
+        figures = ((name.replace("_f1", "-F1").replace("_", " "), getattr(report, name)) for name in report.HEADLINES)
+        click.echo(f"{metrics.parent.name}: {', '.join(f'{name} {value:.4f}' for name, value in figures)}")
 
 
 def _readable(value: Any) -> str:
@@ -119,8 +120,14 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _accuracy(path: Path) -> float | None:
+    from llmcls.evaluation.files import read_metrics
+
     metrics = path / "evaluation" / "test" / "metrics.json"
     if not metrics.is_file():
         return None
-    figures = json.loads(metrics.read_text(encoding="utf-8"))
-    return float(figures["accuracy" if "accuracy" in figures else "subset_accuracy"])
+    try:
+        report = read_metrics(metrics)
+    except LlmclsError as error:  # one damaged file does not hide the other runs
+        warnings.warn(str(error), LlmclsWarning, stacklevel=2)
+        return None
+    return float(getattr(report, report.HEADLINES[0]))

@@ -6,23 +6,22 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from llmcls.progress import Reporter
-from llmcls.settings import PredictionSettings, Settings, load_settings, make_settings
+from llmcls.console import Reporter
+from llmcls.settings import Settings, load_settings
+from llmcls.settings.task import methods, tasks
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from llmcls.training.run import Run
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 QUANTIZATIONS = click.Choice(["none", "8bit", "4bit"])
-TASKS = click.Choice(["single_label", "multi_label"])
-METHODS = click.Choice(get_args(PredictionSettings.model_fields["method"].annotation))
+TASKS = click.Choice(tasks())
+METHODS = click.Choice(methods())
 PROBABILITY = click.FloatRange(0, 1)
 
 
@@ -75,17 +74,6 @@ def prediction_options(function: F) -> F:
         "--threshold", type=PROBABILITY, metavar="P", help="Several labels a text: predict those as probable."
     )(function)
     return click.option("--method", type=METHODS, help="How labels are found (prediction.method).")(function)
-
-
-def change_prediction(run: Run, **changes: Any) -> PredictionSettings:
-    """The run's way of predicting with some of its settings changed; None leaves one as it is.
-
-    Raises:
-        LlmclsError: for settings that contradict each other.
-    """
-    wanted = {name: value for name, value in changes.items() if value is not None}
-    trained = run.settings.model_dump()
-    return make_settings({**trained, "prediction": {**trained["prediction"], **wanted}}).prediction
 
 
 def gather_settings(files: Sequence[str], assignments: Sequence[str], **options: Any) -> Settings:

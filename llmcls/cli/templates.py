@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
+from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from llmcls.prompt.encoding import Encoder, TokenView
     from llmcls.records import Example
+    from llmcls.runs.assembly import Assembly
+    from llmcls.settings import Settings
 
 STYLES = {"frame": "", "text": "green", "data": "cyan"}
 # Brackets say the same as the colours, which a pipe or a file does not have.
@@ -34,7 +37,7 @@ def list_(as_json: bool) -> None:
     """List the templates that --template takes."""
     from rich.text import Text
 
-    from llmcls.plugin.catalog import prompt_templates
+    from llmcls.prompt.template import prompt_templates
 
     catalog = prompt_templates()
     if as_json:
@@ -67,43 +70,24 @@ def show_(
 ) -> None:
     """Print a real prompt with token boundaries: shared prefix, the row's text, and the answer that carries loss."""
     start(quiet=True)
-    from llmcls.training.api import load_training_data
-    from llmcls.training.preparation import find_template, make_encoder, prepare
-    from llmcls.training.run import Run
-
     if run_path:
         if files or assignments:
             raise click.UsageError("A run has its own settings; --config and --set are for templates without --run.")
-        from transformers import AutoTokenizer
-
-        from llmcls.model.loading import find_base_model
-
-        run = Run.open(run_path)
-        settings, template = run.settings, find_template(name) if name else run.template
-        moved = {"base_model": base_model} if base_model else {}
-        base = find_base_model(run.model_settings.model_copy(update=moved))
-        tokenizer = AutoTokenizer.from_pretrained(run.tokenizer_path)
-        form = settings.answer_form
-        encoder = make_encoder(base, tokenizer, template, run.labels, settings.prompt, run.shots, run.has_head, form)
-        if data or settings.data.source:
-            examples = load_training_data(settings, data).train
-        else:
-            raise LlmclsError("This run was trained on data from Python; say with --data which rows to show.")
-        whose = run_path
-    else:
-        if not name:
-            raise click.UsageError("Give a template's NAME, or --run DIR.")
+        assembly, examples = _of_run(run_path, name, base_model, data)
+    elif name:
         settings = gather_settings(
             files, assignments, prompt__template=name, model__base_model=base_model, data__source=data or "demo:"
         )
-        splits = load_training_data(settings)
-        prepared = prepare(settings, splits.labels, splits.train)
-        encoder, examples, whose = prepared.encoder, splits.train, prepared.base.name
+        assembly, examples = _of_settings(settings)
+    else:
+        raise click.UsageError("Give a template's NAME, or --run DIR.")
+    encoder, whose = assembly.encoder, run_path or assembly.base.name
     if not 0 <= row < len(examples):
         raise LlmclsError(f"--row is {row}, but there are {len(examples)} training rows: 0 to {len(examples) - 1}.")
     shared = _shared_tokens(encoder, examples)
     example = examples[row]
-    answer, carrying = _answer(encoder, example)
+    shown = assembly.form.show(encoder, example)
+    answer = shown.tokens
     views = encoder.view(example)
     if as_json:
         tokens = [
@@ -111,56 +95,40 @@ def show_(
             for place, view in enumerate(views)
         ]
         tokens += [
-            {"id": token_id, "text": piece, "from": "answer", "shared": False, "loss": place in carrying}
+            {"id": token_id, "text": piece, "from": "answer", "shared": False, "loss": place in shown.carrying}
             for place, (token_id, piece) in enumerate(zip(answer, _pieces(encoder, views[-1].id, answer), strict=True))
         ]
         show_json({"template": encoder.template.name, "row": example.source, "tokens": tokens})
         return
     click.echo(f"Template '{encoder.template.name}' for {whose}, row {row} ({example.source or 'no source'})")
-    click.echo(f"{len(views)} prompt tokens, {shared} of them shared by all rows; {_what_is_learnt(encoder, answer)}")
+    click.echo(f"{len(views)} prompt tokens, {shared} of them shared by all rows; {shown.learnt}")
     show(_legend(), _render(views, shared, _pieces(encoder, views[-1].id, answer)))
 
 
-def _answer(encoder: Encoder, example: Example) -> tuple[Sequence[int], Collection[int]]:
-    """What follows the prompt, and the places of its tokens that carry loss.
+def _of_run(
+    run_path: str, template: str | None, base_model: str | None, data: str | None
+) -> tuple[Assembly, Sequence[Example]]:
+    from llmcls.data.splits import load_training_data
+    from llmcls.runs.assembly import assemble_run
+    from llmcls.runs.run import Run
 
-    Of a head the outputs that are the row's labels. Of a multi-label task the question about the row's first label with
-    its yes, or about the first of all with its no.
-    """
-    from llmcls.engine.lists import list_items
-
-    if encoder.head:
-        outputs = [encoder.labels.position(name) for name in example.names]
-        return outputs, range(len(outputs))
-    at = encoder.labels.position(example.names[0]) if example.names else 0
-    if encoder.form == "label":
-        return encoder.answers[at], range(len(encoder.answers[at]))
-    if encoder.form == "list":
-        said = list_items(encoder).tokens([encoder.labels.position(name) for name in example.names])
-        return said, range(len(said))
-    yes, no = encoder.answers[at], encoder.denials[at]
-    chosen = yes if example.names else no
-    decided = next(place for place, (one, other) in enumerate(zip(yes, no, strict=False)) if one != other)
-    return chosen[: decided + 1], (decided,)
+    run = Run.open(run_path)
+    if not data and not run.settings.data.source:
+        raise LlmclsError("This run was trained on data from Python; say with --data which rows to show.")
+    assembly = assemble_run(run, template=template, base_model=base_model, verify=False)
+    return assembly, load_training_data(run.settings, data).train
 
 
-def _what_is_learnt(encoder: Encoder, answer: Sequence[int]) -> str:
-    if encoder.head:
-        decision = "the right one of" if encoder.form == "label" else "yes or no about each of"
-        return f"a head learns {decision} {len(encoder.labels)} labels"
-    if encoder.form != "yes_no":
-        return f"{len(answer)} answer token{' carries' if len(answer) == 1 else 's carry'} loss"
-    return f"one of {len(encoder.labels)} questions is shown, whose last token carries loss"
+def _of_settings(settings: Settings) -> tuple[Assembly, Sequence[Example]]:
+    from llmcls.data.splits import load_training_data
+    from llmcls.runs.assembly import assemble
+
+    splits = load_training_data(settings)
+    return assemble(settings, splits.labels, splits.train), splits.train
 
 
-def _shared_tokens(encoder: Encoder, examples: tuple[Example, ...]) -> int:
-    prompts = [prompt.input_ids for prompt in encoder.encode(examples[:200])]
-    shared = 0
-    for column in zip(*prompts, strict=False):
-        if len(set(column)) > 1:
-            break
-        shared += 1
-    return shared
+def _shared_tokens(encoder: Encoder, examples: Sequence[Example]) -> int:
+    return len(commonprefix([prompt.input_ids for prompt in encoder.encode(examples[:200])]))
 
 
 def _legend() -> Text:

@@ -22,8 +22,8 @@ from llmcls.cli.shared import (
     show_json,
     start,
 )
+from llmcls.console import Reporter
 from llmcls.errors import LlmclsError, LlmclsWarning
-from llmcls.progress import Reporter
 from llmcls.settings import Settings
 
 
@@ -104,16 +104,16 @@ def command(
         model__quantization=quantization,
         output_dir=output_dir,
     )
+    from llmcls.processes.stopping import EXIT_CODE, START_AGAIN, StoppedError, failing_once, tell_status
+    from llmcls.processes.world import is_launched
     from llmcls.training.memory import DeviceFullError, advise, shrink
-    from llmcls.training.stopping import EXIT_CODE, START_AGAIN, StoppedError, failing_once, tell_status
-    from llmcls.training.world import is_launched
 
     if launcher is None and any(machines[name] is not None for name in ("num_processes", "main_process_ip")):
         raise click.UsageError("--num-processes and --main-process-ip go with --launch NAME.")
     if not is_launched() and (code := _launch(launcher, machines, context.meta[__name__], settings, quiet)) is not None:
         context.exit(code)
     reporter = start(quiet, as_json)
-    from llmcls.training.api import train
+    from llmcls.training.train import train
 
     begun = time.monotonic()
     try:
@@ -150,8 +150,9 @@ def _launch(
     launcher: str | None, machines: dict[str, Any], arguments: list[str], settings: Settings, quiet: bool
 ) -> int | None:
     """Train on several processes and return their exit code; None to train in this one."""
-    from llmcls.training.launching import LaunchRequest, launch, visible_gpus
-    from llmcls.training.run import default_path
+    from llmcls.processes.launching import LaunchRequest, launch, visible_gpus
+    from llmcls.runs.writing import default_path
+    from llmcls.training.memory import explain
 
     reporter = Reporter(quiet)
     if launcher == "single":
@@ -165,4 +166,5 @@ def _launch(
         launcher = "ddp"
     if settings.output_dir is None:  # every attempt goes on with the same run
         arguments = [*arguments, "--output-dir", str(default_path(settings))]
-    return launch(LaunchRequest(launcher, **machines), ["train", *arguments], reporter)
+    request = LaunchRequest(launcher, **machines)
+    return launch(request, ["train", *arguments], lambda smaller: reporter.warn(explain(smaller)))

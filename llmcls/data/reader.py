@@ -14,6 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pluggy
+
+from llmcls.plugin.catalog import Catalog
+from llmcls.plugin.manager import load_plugins
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -71,3 +76,8 @@ class DatasetReader(ABC):
         Raises:
             LlmclsError: when the source is missing, empty or unreadable as a whole.
         """
+
+
+def dataset_readers(manager: pluggy.PluginManager | None = None) -> Catalog[DatasetReader]:
+    """Every registered dataset reader by name; those of `manager`, or of all installed plugins."""
+    return Catalog(manager or load_plugins(), "register_dataset_readers", "dataset reader")

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from llmcls.data.objects import table_from_object, tables_from_object
 from llmcls.data.paths import looks_like_path, no_such_path, path_exists
-from llmcls.data.reader import DatasetReader, Table
+from llmcls.data.reader import DatasetReader, Table, dataset_readers
 from llmcls.data.split_names import standard_splits
 from llmcls.errors import LlmclsError
-from llmcls.plugin.catalog import dataset_readers
 
 
 def open_tables(data: object, catalog: Mapping[str, DatasetReader] | None = None) -> dict[str, Table]:

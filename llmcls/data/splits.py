@@ -1,5 +1,6 @@
 """Loads a data set for training: examples per split, the label set, and notes on everything that was decided.
 
+data = load_training_data(settings)     # what the settings name
 data = load_data("tickets/", text_columns=["subject", "body"], seed=42)
 data.train, data.validation, data.test, data.labels.names
 print("\\n".join(data.notes))        # no validation split: 10 % of train (120 rows), stratified, seed 42
@@ -12,7 +13,8 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from llmcls.data.columns import Columns, choose_columns
 from llmcls.data.cut import cap_per_class, cut_stratified
@@ -22,6 +24,9 @@ from llmcls.data.sources import describe, open_tables
 from llmcls.errors import LlmclsError, LlmclsWarning, several, unknown
 from llmcls.labels import LabelSet
 from llmcls.records import Example
+
+if TYPE_CHECKING:
+    from llmcls.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,28 @@ def fingerprint(examples: Iterable[Example]) -> str:
     for example in examples:
         digest.update(json.dumps([example.text, example.label]).encode() + b"\n")
     return digest.hexdigest()
+
+
+def load_training_data(settings: Settings, data: object = None) -> DataSplits:
+    """Read the data of the settings, or `data` in the way that the settings say.
+
+    Raises:
+        LlmclsError: see `load_data`.
+    """
+    wanted = settings.data
+    splits = load_data(
+        data if data is not None else wanted.source,
+        text_columns=wanted.text_columns,
+        label_column=wanted.label_column,
+        labels=wanted.labels or None,
+        aliases=wanted.label_aliases,
+        validation_size=wanted.validation_size,
+        seed=settings.seed,
+        label_separator=wanted.label_separator if settings.form.several else None,
+        max_per_class={str(split): limit for split, limit in wanted.max_per_class.items()},
+    )
+    labels = LabelSet.from_names(splits.labels.names, wanted.label_descriptions, wanted.label_aliases)
+    return replace(splits, labels=labels)
 
 
 def load_data(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from llmcls.files import shipped
 from llmcls.plugin.hookspecs import hookimpl
 from llmcls.prompt.template import PromptTemplate
-from llmcls.resources import shipped
 
 
 @hookimpl

@@ -6,14 +6,14 @@
 It knows tokens only: no prompts' text, no templates, no settings.
 """
 
+from llmcls.engine.attention import supports_packing
 from llmcls.engine.choice import AutoScorer
-from llmcls.engine.decoder import supports_packing
 from llmcls.engine.objectives import Objective, packed_batch, packed_loss, padded_batch, padded_loss
 from llmcls.engine.packed import PackedScorer
 from llmcls.engine.processor import LabelConstraintLogitsProcessor
-from llmcls.engine.reference import generate_labels, reference_scores
-from llmcls.engine.scorer import Method, Scorer, make_scorer
-from llmcls.engine.scores import LabelScores
+from llmcls.engine.reference import reference_scores
+from llmcls.engine.scorer import Method, make_scorer
+from llmcls.engine.scores import LabelScores, Scorer
 from llmcls.engine.search import SearchScorer
 from llmcls.engine.trie import LabelTrie, TrieStatistics
 
@@ -28,7 +28,6 @@ __all__ = [
     "Scorer",
     "SearchScorer",
     "TrieStatistics",
-    "generate_labels",
     "make_scorer",
     "packed_batch",
     "packed_loss",

@@ -19,7 +19,7 @@ estimates; they decide where both cost about the same, and nothing but time depe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -29,7 +29,7 @@ from llmcls.engine.tree import check_prompts, shared_prefix_length
 
 if TYPE_CHECKING:
     from llmcls.engine.packed import PackedScorer
-    from llmcls.engine.scores import LabelScores
+    from llmcls.engine.scores import LabelScores, Progress, Prompts
     from llmcls.engine.search import SearchScorer
     from llmcls.engine.trie import LabelTrie
 
@@ -117,28 +117,34 @@ class AutoScorer:
 
     Args:
         exact: scores all labels.
-        search: searches the best one; gets the other's cache of prefixes.
+        search: searches the best one; shares the other's prefixes.
     """
 
     def __init__(self, exact: PackedScorer, search: SearchScorer) -> None:
         self.exact = exact
-        self.search = search
-        self.prefixes = search.prefixes = exact.prefixes
+        self.search = search.sharing(exact.prefixes)
         self.costs = TrieCosts.of(exact.trie)
+
+    def warm_up(self, prompts: Prompts) -> None:
+        """See `Scorer`."""
+        self.exact.warm_up(prompts)
+        self.search = self.search.sharing(self.exact.prefixes)
 
     def score(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Prompts,
         want_global: bool = False,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
+        *,
+        all_labels: bool = False,
     ) -> LabelScores:
-        """See `Scorer`; `local` may be NaN except for the label found, and `margin` a lower bound."""
+        """See `Scorer`; without `all_labels`, `local` may be NaN except for the label found, `margin` a lower bound."""
         rows = check_prompts(prompts)
-        if want_global or not rows or self.choose(rows).method == "exact":
+        if want_global or all_labels or not rows or self.choose(rows).method == "exact":
             return self.exact.score(rows, want_global, progress)
         return self.search.score(rows, progress=progress)
 
-    def choose(self, prompts: Sequence[Sequence[int]]) -> Choice:
+    def choose(self, prompts: Prompts) -> Choice:
         """The method for these prompts."""
         prefix = shared_prefix_length(prompts)
         own = sum(map(len, prompts)) / len(prompts) - prefix

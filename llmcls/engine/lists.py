@@ -2,28 +2,27 @@
 
     items = ListItems(first=[(30,), (31,)], later=[(9, 30), (9, 31)], end=2)
     items.allowed([30])                  # [2, 9]: the end, or a comma and one of the labels not yet said
-    generate_lists(model, prompts, items, pad_token_id=0)     # [(0,), (1, 0)]
+    ListScorer(model, items, pad_token_id=0).score(prompts)     # [(0,), (1, 0)]
 
 A list holds each label at most once, in any order, and closes with the end token; the empty list is the end token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 
 from llmcls.engine.processor import mask_all_but
 from llmcls.engine.reference import generate_constrained
+from llmcls.engine.scorer import UnsharedScorer
+from llmcls.engine.scores import Progress, Prompts
 from llmcls.engine.tree import check_prompts
 from llmcls.engine.trie import LabelTrie
 from llmcls.errors import LlmclsError
-
-if TYPE_CHECKING:
-    from llmcls.prompt.encoding import Encoder
 
 # How far a reading of the tokens has come: the labels said, whether the next is a later one, its node in that trie.
 _State = tuple[tuple[int, ...], bool, int]
@@ -107,11 +106,6 @@ class ListItems:
         return any(label >= 0 and int(label) not in said for label in trie.label[node : trie.exit[node]])
 
 
-def list_items(encoder: Encoder) -> ListItems:
-    """The labels as an encoder of the form `list` writes them."""
-    return ListItems([answer[:-1] for answer in encoder.answers], encoder.items, encoder.end_token_id)
-
-
 class LabelListLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
     """Masks every token but those that continue some list of distinct labels; for anyone's `generate()`.
 
@@ -135,50 +129,46 @@ class LabelListLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class ListGenerator:
-    """`generate_lists` with all but the prompts."""
+class ListScorer(UnsharedScorer):
+    """Greedy `model.generate()` under the list constraint.
+
+    Its scores are the label indices of each row, in the order said; a list has no probabilities.
+
+    Attributes:
+        model: any Hugging Face causal LM.
+        items: the labels as items.
+        pad_token_id: fills the left of shorter prompts and the right of shorter lists.
+        batch_size: prompts per call of `generate`.
+    """
 
     model: Any
     items: ListItems
     pad_token_id: int
     batch_size: int = 8
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], progress: Callable[[int], None] | None = None
+    def score(
+        self,
+        prompts: Prompts,
+        want_global: bool = False,
+        progress: Progress | None = None,
+        *,
+        all_labels: bool = False,
     ) -> list[tuple[int, ...]]:
-        """See `generate_lists`."""
-        given = {"pad_token_id": self.pad_token_id, "batch_size": self.batch_size}
-        return generate_lists(self.model, prompts, self.items, **given, progress=progress)
-
-
-def generate_lists(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    items: ListItems,
-    *,
-    pad_token_id: int,
-    batch_size: int = 8,
-    progress: Callable[[int], None] | None = None,
-) -> list[tuple[int, ...]]:
-    """Greedy `model.generate()` under the list constraint: the label indices of each row, in the order said.
-
-    Args:
-        model: any Hugging Face causal LM.
-        prompts: token ids, each prompt at least one token.
-        items: the labels as items.
-        pad_token_id: fills the left of shorter prompts and the right of shorter lists.
-        batch_size: prompts per call of `generate`.
-        progress: called with the number of rows finished since its last call.
-    """
-    config = GenerationConfig(
-        do_sample=False, max_new_tokens=items.longest, pad_token_id=pad_token_id, eos_token_id=items.end
-    )
-    said = generate_constrained(
-        model,
-        check_prompts(prompts),
-        config,
-        lambda width: LabelListLogitsProcessor(items, width, pad_token_id),
-        batch_size=batch_size,
-        progress=progress,
-    )
-    return [items.read(tokens) or () for tokens in said]
+        """See `Scorer`."""
+        if want_global:
+            raise LlmclsError("A list of labels has no label mass; leave want_global out.")
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=self.items.longest,
+            pad_token_id=self.pad_token_id,
+            eos_token_id=self.items.end,
+        )
+        said = generate_constrained(
+            self.model,
+            check_prompts(prompts),
+            config,
+            lambda width: LabelListLogitsProcessor(self.items, width, self.pad_token_id),
+            batch_size=self.batch_size,
+            progress=progress,
+        )
+        return [self.items.read(tokens) or () for tokens in said]

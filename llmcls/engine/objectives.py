@@ -19,11 +19,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from llmcls.engine.tree import Branch, RowForest, attention_mask, chain, check_prompts, join, shared_prefix_length
+from llmcls.engine.attention import attention_mask
+from llmcls.engine.packing import Batch
+from llmcls.engine.tree import Branch, RowForest, chain, check_prompts, join, shared_prefix_length
 from llmcls.engine.trie import Ints, LabelTrie
 from llmcls.errors import LlmclsError, unknown
-
-Batch = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)

@@ -11,28 +11,24 @@ runs one plain forward per row and label, float32 results agree to 1e-4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from llmcls.engine.decoder import Decoder, HeadRows, evaluating, supports_packing
+from llmcls.engine.attention import supports_packing
+from llmcls.engine.decoder import Decoder, HeadRows, evaluating
+from llmcls.engine.packing import even_cuts, scoring_pack_tokens
 from llmcls.engine.plan import ScoringPlan
-from llmcls.engine.scores import LabelScores
-from llmcls.engine.state import PrefixStore, TreeState
+from llmcls.engine.scores import LabelScores, Progress, Prompts
+from llmcls.engine.state import Prefixes, PrefixStore, TreeState
 from llmcls.engine.tree import RowForest, check_prompts
 from llmcls.engine.trie import Ints, LabelTrie
 from llmcls.errors import LlmclsError
 
-PACK_TOKENS = {"cpu": 256, "cuda": 2048}
-"""Tokens per forward. The dense mask costs pack length squared, tiny packs waste the weights' memory traffic."""
-
 LOGITS_AT_ONCE = 2**24
 """Upper bound on positions x tokens of one block of logits: 64 MiB in float32."""
-
-Progress = Callable[[int], None]
 
 
 class PackedScorer:
@@ -57,23 +53,19 @@ class PackedScorer:
         self.model = model
         self.decoder = Decoder(model)
         check_vocabulary(self.trie, self.decoder.vocabulary)
-        self.pack_tokens = choose_pack_tokens(pack_tokens, self.decoder.device)
-        self.prefixes = PrefixStore(model, self.decoder)
+        self.pack_tokens = scoring_pack_tokens(pack_tokens, self.decoder.device.type)
+        self.prefixes: Prefixes = PrefixStore(model, self.decoder)
         self._plans: dict[bool, ScoringPlan] = {}
 
     def score(
-        self, prompts: Sequence[Sequence[int]], want_global: bool = False, progress: Progress | None = None
+        self,
+        prompts: Prompts,
+        want_global: bool = False,
+        progress: Progress | None = None,
+        *,
+        all_labels: bool = False,
     ) -> LabelScores:
-        """Score tokenised prompts; output row i belongs to `prompts[i]`.
-
-        Args:
-            prompts: token ids, each prompt at least one token.
-            want_global: also fill `global_` and `label_mass`, which needs the full output head and feeds forced tokens.
-            progress: called with the number of rows finished since its last call.
-
-        Raises:
-            LlmclsError: for a prompt without tokens.
-        """
+        """See `Scorer`; `want_global` needs the full output head and feeds forced tokens."""
         rows = check_prompts(prompts)
         if not rows:
             empty = torch.empty(0, len(self.trie.answers))
@@ -81,6 +73,10 @@ class PackedScorer:
         plan = self._plan(want_global)
         local, global_ = self.run(rows, plan, want_global, progress)
         return LabelScores.from_exact(local, global_, len(plan.branch.tokens), self.trie)
+
+    def warm_up(self, prompts: Prompts) -> None:
+        """See `Scorer`."""
+        self.prefixes = PrefixStore(self.model, self.decoder).fixed(prompts)
 
     def run(
         self, rows: list[list[int]], plan: ScoringPlan, full: bool = False, progress: Progress | None = None
@@ -170,24 +166,6 @@ def scored_positions(forest: RowForest, plan: ScoringPlan, start: int, stop: int
         rows.append(np.full(high - low, row, dtype=np.int64))
         nodes.append(np.arange(low, high, dtype=np.int64))
     return np.concatenate(keep), np.concatenate(rows), np.concatenate(nodes)
-
-
-def even_cuts(size: int, limit: int) -> list[tuple[int, int]]:
-    """Cut `0 .. size` into as few ranges as `limit` allows, of nearly equal length."""
-    count = -(-size // limit)
-    bounds = [size * at // count for at in range(count + 1)]
-    return list(pairwise(bounds))
-
-
-def choose_pack_tokens(asked: int | None, device: torch.device) -> int:
-    """The pack size asked for, or the default of the device.
-
-    Raises:
-        LlmclsError: for a pack size below 1.
-    """
-    if asked is not None and asked < 1:
-        raise LlmclsError(f"pack_tokens is {asked}, but a pack holds at least 1 token; leave it out for the default.")
-    return asked or PACK_TOKENS.get(device.type, PACK_TOKENS["cuda"])
 
 
 def check_vocabulary(trie: LabelTrie, vocabulary: int) -> None:

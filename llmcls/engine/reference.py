@@ -1,7 +1,7 @@
 """The slow obvious path: one plain forward per row and label, and `generate()` with the logits processor.
 
     reference_scores(model, prompts, answers)                              # LabelScores
-    generate_labels(model, prompts, answers, pad_token_id=0)               # (rows,) label indices
+    generate_answers(model, prompts, trie, pad_token_id=0)                 # (rows,) answer indices
 
 No cache, no packing, no tree. The fast paths are tested against it, and models whose attention cannot take the packed
 mask are served by it.
@@ -69,10 +69,10 @@ def reference_scores(
     return LabelScores.from_exact(local, global_ if want_global else None, fed, trie)
 
 
-def generate_labels(
+def generate_answers(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]] | LabelTrie,
+    trie: LabelTrie,
     *,
     pad_token_id: int,
     batch_size: int = 8,
@@ -83,29 +83,14 @@ def generate_labels(
     Args:
         model: any Hugging Face causal LM.
         prompts: token ids, each prompt at least one token.
-        answers: tokenised answers, end token included.
+        trie: the tokenised answers.
         pad_token_id: fills the left of shorter prompts and the right of shorter answers.
         batch_size: prompts per call of `generate`.
         progress: called with the number of rows finished since its last call.
 
     Returns:
-        (rows,) int64 label indices.
+        (rows,) int64 answer indices; `trie.labels` has the label of each answer.
     """
-    trie = answers if isinstance(answers, LabelTrie) else LabelTrie(answers)
-    found = generate_answers(model, prompts, trie, pad_token_id=pad_token_id, batch_size=batch_size, progress=progress)
-    return torch.from_numpy(trie.labels)[found]
-
-
-def generate_answers(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    trie: LabelTrie,
-    *,
-    pad_token_id: int,
-    batch_size: int = 8,
-    progress: Callable[[int], None] | None = None,
-) -> torch.Tensor:
-    """As `generate_labels`, but which of a label's spellings was generated: (rows,) int64 answer indices."""
     rows = check_prompts(prompts)
     # `generate` may stop at an answer's last token only where that token never stands inside another answer.
     ends = {answer[-1] for answer in trie.answers}

@@ -8,16 +8,17 @@ scores.predicted, scores.local
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import torch
 
+from llmcls.engine.attention import supports_packing
 from llmcls.engine.choice import AutoScorer
-from llmcls.engine.decoder import has_head, supports_packing, vocabulary_size
+from llmcls.engine.decoder import has_head, vocabulary_size
 from llmcls.engine.packed import PackedScorer, check_vocabulary
 from llmcls.engine.reference import generate_answers, reference_scores
-from llmcls.engine.scores import LabelScores
+from llmcls.engine.scores import LabelScores, Progress, Prompts, Scorer
 from llmcls.engine.search import SearchScorer
 from llmcls.engine.trie import LabelTrie
 from llmcls.errors import LlmclsError, LlmclsWarning, unknown
@@ -35,25 +36,14 @@ SLOW_EQUIVALENT: dict[str, Method] = {
 }
 
 
-class Scorer(Protocol):
-    """Anything that scores tokenised prompts against one label set."""
+class UnsharedScorer:
+    """What the slow scorers have in common: they share nothing between prompts, so there is nothing to warm up."""
 
-    def score(
-        self,
-        prompts: Sequence[Sequence[int]],
-        want_global: bool = False,
-        progress: Callable[[int], None] | None = None,
-    ) -> LabelScores:
-        """Row i of the result belongs to `prompts[i]`; `progress` gets the number of rows finished since its last
-        call.
-
-        Raises:
-            LlmclsError: for a prompt without tokens, or `want_global` where the method does not visit all labels.
-        """
-        ...
+    def warm_up(self, prompts: Prompts) -> None:
+        """See `Scorer`; nothing to do."""
 
 
-class ReferenceScorer:
+class ReferenceScorer(UnsharedScorer):
     """`reference_scores` as a `Scorer`."""
 
     def __init__(self, model: Any, answers: Sequence[Sequence[int]] | LabelTrie, *, batch_size: int = 8) -> None:
@@ -63,9 +53,11 @@ class ReferenceScorer:
 
     def score(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Prompts,
         want_global: bool = False,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
+        *,
+        all_labels: bool = False,
     ) -> LabelScores:
         """See `reference_scores`."""
         return reference_scores(
@@ -73,7 +65,7 @@ class ReferenceScorer:
         )
 
 
-class GenerateScorer:
+class GenerateScorer(UnsharedScorer):
     """`generate_answers` as a `Scorer`: predictions only, no probabilities."""
 
     def __init__(
@@ -91,9 +83,11 @@ class GenerateScorer:
 
     def score(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Prompts,
         want_global: bool = False,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
+        *,
+        all_labels: bool = False,
     ) -> LabelScores:
         """See `generate_answers`; `local` and `margin` are NaN."""
         if want_global:
@@ -119,12 +113,12 @@ def make_scorer(
     model: Any,
     answers: Sequence[Sequence[int]] | LabelTrie,
     *,
-    method: Method = "exact",
+    method: str = "exact",
     pad_token_id: int,
     pack_tokens: int | None = None,
     batch_size: int = 8,
     resolution: float = 0.0,
-) -> Scorer:
+) -> Scorer[LabelScores]:
     """Choose a scorer; where the model cannot take the packed mask, the slow one with the same answers.
 
     Args:
@@ -167,4 +161,5 @@ def make_scorer(
         return ReferenceScorer(model, trie, batch_size=batch_size)
     if method == "generate":
         return GenerateScorer(model, trie, pad_token_id=pad_token_id, batch_size=batch_size)
-    return SearchScorer(model, trie, method=method, pack_tokens=pack_tokens, resolution=resolution)
+    kind: Literal["greedy", "best-first"] = "greedy" if method == "greedy" else "best-first"
+    return SearchScorer(model, trie, method=kind, pack_tokens=pack_tokens, resolution=resolution)

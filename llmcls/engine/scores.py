@@ -1,4 +1,4 @@
-"""What a scorer says of a batch of prompts.
+"""What a scorer is, and what it says of a batch of prompts.
 
 scores = scorer.score(prompts, want_global=True)
 scores.local.exp().sum(1)          # ones
@@ -7,17 +7,57 @@ scores.predicted, scores.margin
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 
 from llmcls.errors import LlmclsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from llmcls.engine.trie import LabelTrie
+
+Prompts = Sequence[Sequence[int]]
+"""Token ids, one sequence a prompt, each at least one token."""
+
+Progress = Callable[[int], None]
+"""Called with the number of rows finished since its last call."""
+
+Scores = TypeVar("Scores", covariant=True)
+
+
+class Scorer(Protocol[Scores]):
+    """Anything that scores tokenised prompts: `LabelScores` for one label a row; other answers have other scores."""
+
+    def score(
+        self,
+        prompts: Prompts,
+        want_global: bool = False,
+        progress: Progress | None = None,
+        *,
+        all_labels: bool = False,
+    ) -> Scores:
+        """Score prompts; entry i of the result belongs to `prompts[i]`.
+
+        Args:
+            prompts: token ids.
+            want_global: also compute the probabilities under the full softmax, and with them the label mass.
+            progress: hears of finished rows.
+            all_labels: compute every label's probability, also where the label alone would cost less. A method that
+                can only search gives the same with and without.
+
+        Raises:
+            LlmclsError: for a prompt without tokens, or `want_global` where the scores have no such thing.
+        """
+        ...
+
+    def warm_up(self, prompts: Prompts) -> None:
+        """Keep what these prompts share, and from now on nothing else.
+
+        Afterwards the scores of a call depend on its own prompts only, to the last bit, and not on the calls before.
+        """
+        ...
 
 
 TIE_TOLERANCE = {torch.float32: 2e-4, torch.float16: 0.04, torch.bfloat16: 0.3}

@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from copy import copy
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmcls.engine.decoder import Decoder, evaluating, supports_packing
-from llmcls.engine.packed import check_vocabulary, choose_pack_tokens
-from llmcls.engine.scores import LabelScores
-from llmcls.engine.state import Prefix, PrefixStore, TreeState
+from llmcls.engine.attention import supports_packing
+from llmcls.engine.decoder import Decoder, evaluating
+from llmcls.engine.packed import check_vocabulary
+from llmcls.engine.packing import consecutive, scoring_pack_tokens
+from llmcls.engine.scores import LabelScores, Progress, Prompts
+from llmcls.engine.state import Prefix, Prefixes, PrefixStore, TreeState
 from llmcls.engine.tree import Branch, RowForest, TreeChunk, check_prompts
 from llmcls.engine.trie import LabelTrie
 from llmcls.errors import LlmclsError
@@ -69,14 +72,26 @@ class SearchScorer:
         self.resolution = resolution
         self.decoder = Decoder(model)
         check_vocabulary(self.trie, self.decoder.vocabulary)
-        self.pack_tokens = choose_pack_tokens(pack_tokens, self.decoder.device)
-        self.prefixes = PrefixStore(model, self.decoder)
+        self.pack_tokens = scoring_pack_tokens(pack_tokens, self.decoder.device.type)
+        self.prefixes: Prefixes = PrefixStore(model, self.decoder)
+
+    def sharing(self, prefixes: Prefixes) -> SearchScorer:
+        """The same search, with the prefixes of another scorer of the same model."""
+        other = copy(self)
+        other.prefixes = prefixes
+        return other
+
+    def warm_up(self, prompts: Prompts) -> None:
+        """See `Scorer`."""
+        self.prefixes = PrefixStore(self.model, self.decoder).fixed(prompts)
 
     def score(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Prompts,
         want_global: bool = False,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
+        *,
+        all_labels: bool = False,
     ) -> LabelScores:
         """Search the best label of each tokenised prompt; see `LabelScores` for what stays NaN.
 
@@ -171,18 +186,6 @@ class SearchScorer:
         logits = self.decoder.head_rows(tokens)(hidden).cpu()
         at = np.split(columns.reshape(-1), np.cumsum([len(child) for child in children])[:-1])
         return [row[torch.from_numpy(column)].log_softmax(0).numpy() for row, column in zip(logits, at, strict=True)]
-
-
-def consecutive(sizes: Sequence[int], limit: int) -> list[range]:
-    """Cut a list of sizes into runs whose sums stay within `limit`; a larger item makes a run of its own."""
-    runs, start, total = [], 0, 0
-    for at, size in enumerate(sizes):
-        if at > start and total + size > limit:
-            runs.append(range(start, at))
-            start, total = at, 0
-        total += size
-    runs.append(range(start, len(sizes)))
-    return runs
 
 
 class RowSearch:

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from llmcls.engine.decoder import Decoder, fingerprint
-from llmcls.engine.tree import ALWAYS, TreeChunk, attention_mask, chain, shared_prefix_length
+from llmcls.engine.attention import attention_mask
+from llmcls.engine.decoder import Decoder, evaluating, fingerprint
+from llmcls.engine.tree import ALWAYS, TreeChunk, chain, shared_prefix_length
 from llmcls.engine.trie import Ints, common_length
 
 KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
@@ -43,6 +44,10 @@ class Prefix:
     def first(self, length: int) -> Prefix:
         """The first tokens of this prefix, without a copy: causal attention makes them a prefix of their own."""
         return Prefix(self.ids[:length], [(k[:, :, :length], v[:, :, :length]) for k, v in self.layers])
+
+
+NO_PREFIX = Prefix((), [])
+"""Prompts that share nothing, or too little."""
 
 
 class TreeState:
@@ -97,8 +102,19 @@ class TreeState:
                 layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]
 
 
+class Prefixes(Protocol):
+    """Where a scorer gets the prefix that its prompts share."""
+
+    def prepare(self, prompts: Sequence[Sequence[int]]) -> Prefix:
+        """A prefix that all prompts share; each keeps at least one token of its own. Call it without gradients."""
+        ...
+
+
 class PrefixStore:
-    """The last few shared prefixes of one model, recomputed when its weights or adapters change."""
+    """The last few shared prefixes of one model, recomputed when its weights or LoRA weights change.
+
+    What is kept depends on the calls before, and with it where a prefix is cut, and so the last bits of a score.
+    """
 
     def __init__(self, model: Any, decoder: Decoder) -> None:
         self._model = model
@@ -106,46 +122,36 @@ class PrefixStore:
         self._kept: list[Prefix] = []
         self._fingerprint: int | None = None
         self._last: tuple[int, ...] = ()
-        self._frozen = False
 
     def forget(self) -> None:
         """Drop everything kept."""
         self._kept.clear()
-        self._frozen = False
 
-    def freeze(self) -> None:
-        """Keep what is kept now and nothing more, until the weights change.
-
-        The last bits of a score depend on how the prefix was cut and computed; from here on that follows from the
-        prompts of the call alone, not from the calls before.
-        """
-        self._frozen = True
+    def fixed(self, prompts: Sequence[Sequence[int]]) -> FixedPrefix:
+        """The prefix of these prompts for all calls to come, whatever else they share."""
+        return FixedPrefix(self._model, self._decoder, prompts)
 
     def prepare(self, prompts: Sequence[Sequence[int]]) -> Prefix:
-        """The longest worthwhile prefix that all prompts share; each keeps at least one token of its own.
+        """The longest worthwhile prefix that all prompts share.
 
         A kept prefix also serves prompts that share only a part of it. A single prompt shares with no other, so there
-        the part counts that it repeats from the call before. Call it without gradients.
+        the part counts that it repeats from the call before.
         """
         now = fingerprint(self._model)
         if now != self._fingerprint:
             self.forget()
             self._fingerprint = now
-        ids = tuple(prompts[0][: shared_prefix_length(prompts)])
+        ids = _shared(prompts)
         shared = [common_length(prefix.ids, ids) for prefix in self._kept]
         best = max(range(len(shared)), key=shared.__getitem__) if shared else None
         length = 0 if best is None else shared[best]
         repeated, self._last = common_length(self._last, ids), ids
-        if (len(ids) - length) * (len(prompts) - 1) >= WORTH_SHARING:
+        wanted = length
+        if _is_worth_sharing(len(ids) - length, prompts):
             wanted = len(ids)
-        elif repeated - length >= WORTH_REPEATING and not self._frozen:
+        elif repeated - length >= WORTH_REPEATING:
             wanted = repeated
-        else:
-            wanted = length
-        start = Prefix((), [])
-        if self._frozen:
-            start = start if best is None else self._kept[best].first(length)
-            return start if wanted == length else self._extend(start, ids[length:wanted])
+        start = NO_PREFIX
         if best is not None:
             # Most recently used last; one that is extended makes way for its extension.
             kept = self._kept.pop(best)
@@ -154,20 +160,66 @@ class PrefixStore:
                 self._kept.append(kept)
         if wanted == length:
             return start
-        self._kept.append(self._extend(start, ids[length:wanted]))
+        self._kept.append(extend(self._decoder, start, ids[length:wanted]))
         del self._kept[:-KEPT_PREFIXES]
         return self._kept[-1]
 
-    def _extend(self, start: Prefix, tokens: tuple[int, ...]) -> Prefix:
-        cache = cache_of(start.layers)
-        positions = np.arange(len(start.ids), len(start.ids) + len(tokens), dtype=np.int64)
-        mask = None
-        if start.ids:
-            keys = np.arange(len(start.ids) + len(tokens), dtype=np.int64)
-            always: Ints = np.full(len(keys), ALWAYS)
-            mask = attention_mask(*map(torch.from_numpy, (positions, keys, always))).to(self._decoder.device)
-        self._decoder.hidden(np.asarray(tokens, dtype=np.int64), positions, mask, cache)
-        return Prefix(start.ids + tokens, [(layer.keys, layer.values) for layer in cache.layers])
+
+class FixedPrefix:
+    """One prefix for all calls: where it is cut follows from the prompts of a call alone, not from the calls before.
+
+    Args:
+        model: decides when the prefix must be computed again: when its weights or LoRA weights change.
+        decoder: the model's.
+        prompts: what they share is kept, where it is worth it.
+    """
+
+    def __init__(self, model: Any, decoder: Decoder, prompts: Sequence[Sequence[int]]) -> None:
+        self._model = model
+        self._decoder = decoder
+        shared = _shared(prompts)
+        self._ids = shared if _is_worth_sharing(len(shared), prompts) else ()
+        self._fingerprint: int | None = None
+        with torch.no_grad(), evaluating(model):
+            self._compute()
+
+    def prepare(self, prompts: Sequence[Sequence[int]]) -> Prefix:
+        """The kept prefix, or as much of it as the prompts share; longer where that is worthwhile in this call."""
+        self._compute()
+        ids = _shared(prompts)
+        length = common_length(self._kept.ids, ids)
+        start = self._kept.first(length)
+        if _is_worth_sharing(len(ids) - length, prompts):
+            return extend(self._decoder, start, ids[length:])
+        return start
+
+    def _compute(self) -> None:
+        """Compute what is kept, unless that has been done with these weights."""
+        now = fingerprint(self._model)
+        if now != self._fingerprint:
+            self._kept = extend(self._decoder, NO_PREFIX, self._ids) if self._ids else NO_PREFIX
+            self._fingerprint = now
+
+
+def extend(decoder: Decoder, start: Prefix, tokens: tuple[int, ...]) -> Prefix:
+    """A prefix with more tokens behind it."""
+    cache = cache_of(start.layers)
+    positions = np.arange(len(start.ids), len(start.ids) + len(tokens), dtype=np.int64)
+    mask = None
+    if start.ids:
+        keys = np.arange(len(start.ids) + len(tokens), dtype=np.int64)
+        always: Ints = np.full(len(keys), ALWAYS)
+        mask = attention_mask(*map(torch.from_numpy, (positions, keys, always))).to(decoder.device)
+    decoder.hidden(np.asarray(tokens, dtype=np.int64), positions, mask, cache)
+    return Prefix(start.ids + tokens, [(layer.keys, layer.values) for layer in cache.layers])
+
+
+def _shared(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    return tuple(prompts[0][: shared_prefix_length(prompts)])
+
+
+def _is_worth_sharing(tokens: int, prompts: Sequence[Sequence[int]]) -> bool:
+    return tokens * (len(prompts) - 1) >= WORTH_SHARING
 
 
 def cache_of(layers: KeyValues) -> Any:

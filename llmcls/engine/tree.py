@@ -3,11 +3,10 @@
     rows = RowForest([[4, 9], [4, 7, 7]], [branch, branch], first_position=611)   # own tokens, what follows them
     for start in range(0, rows.size, 256):
         chunk = rows.slice(start, start + 256)      # tokens, positions, enter, exit
-    attention_mask(chunk.enter, key_enter, key_exit)
 
 The tokens stand in depth-first order: shared prefix, then row after row, each with its own tokens followed by its
 branches of the label trie. `enter` is a token's place in that order and `exit` the place after its last descendant,
-so one comparison says everything about attention: token q sees token k if and only if
+so one comparison says everything about attention (`llmcls.engine.attention`): token q sees token k if and only if
 
     enter[k] <= enter[q] < exit[k]
 
@@ -20,10 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from llmcls.errors import LlmclsError, several
 
@@ -148,27 +147,9 @@ def join(first: TreeChunk, second: TreeChunk) -> TreeChunk:
     )
 
 
-def attention_mask(query_enter: torch.Tensor, key_enter: torch.Tensor, key_exit: torch.Tensor) -> torch.Tensor:
-    """The bool mask that scaled-dot-product attention takes.
-
-    Returns:
-        (1, 1, queries, keys) bool, True where `key_enter[k] <= query_enter[q] < key_exit[k]`.
-    """
-    query = query_enter[:, None]
-    return ((key_enter[None, :] <= query) & (query < key_exit[None, :]))[None, None]
-
-
 def shared_prefix_length(prompts: Sequence[Sequence[int]]) -> int:
-    """Length of the longest token prefix of all prompts that leaves each at least one token of its own.
-
-    The lexicographically smallest and largest prompt differ first where any two do.
-    """
-    low, high = min(map(list, prompts)), max(map(list, prompts))
-    length = min(map(len, prompts)) - 1
-    for at in range(length):
-        if low[at] != high[at]:
-            return at
-    return length
+    """Length of the longest token prefix of all prompts that leaves each at least one token of its own."""
+    return min(len(commonprefix([list(prompt) for prompt in prompts])), min(map(len, prompts)) - 1)
 
 
 def check_prompts(prompts: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from os.path import commonprefix
 
 import numpy as np
 from numpy.typing import NDArray
@@ -221,8 +222,4 @@ class LabelTrie:
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
     """Number of leading tokens that two sequences share."""
-    length = min(len(first), len(second))
-    for at in range(length):
-        if first[at] != second[at]:
-            return at
-    return length
+    return len(commonprefix([tuple(first), tuple(second)]))

@@ -7,29 +7,32 @@
     loss = packed_loss(model, batch)                    # gradients as those of padded_yes_no_batch
 
 A question is what asks about one label behind the prompt (`joy:`); where it ends, the next token is its `yes` or its
-`no`, and nothing else is looked at. Questions that begin alike share their tokens, and one may begin another. To a
-classification head every question is empty: its "tokens" are the labels' yes, and one more is the no of them all.
+`no`, and nothing else is looked at. Questions that begin alike share their tokens, and one may begin another. With a
+classification head every question is empty. Output j of the head is the yes of label j, and one more output is the no
+of all labels.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from llmcls.engine.decoder import bare, evaluating, supports_packing, vocabulary_size
-from llmcls.engine.objectives import Batch, Objective, lay_out_tree, pad_right
+from llmcls.engine.attention import supports_packing
+from llmcls.engine.decoder import bare, evaluating, vocabulary_size
+from llmcls.engine.objectives import Objective, lay_out_tree, pad_right
 from llmcls.engine.packed import PackedScorer, check_vocabulary
+from llmcls.engine.packing import Batch
 from llmcls.engine.plan import ScoringPlan
+from llmcls.engine.scorer import UnsharedScorer
+from llmcls.engine.scores import Progress, Prompts, Scorer
 from llmcls.engine.tree import check_prompts
 from llmcls.engine.trie import LabelTrie, common_length
 from llmcls.errors import LlmclsError, LlmclsWarning, several
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -109,44 +112,43 @@ class QuestionTrie:
         return len(self.questions)
 
 
-class YesNoScorer(Protocol):
-    """Anything that answers every label's question for tokenised prompts."""
-
-    def score(self, prompts: Sequence[Sequence[int]], progress: Progress | None = None) -> torch.Tensor:
-        """Float32 log-probabilities on the CPU.
-
-        `scores[i, j] = log( p(yes_j | x_i, q_j) / (p(yes_j | x_i, q_j) + p(no_j | x_i, q_j)) )`, (rows, labels), with
-        prompt x_i, question q_j and the model's softmax p over the full vocabulary. Labels do not see each other, so
-        the probabilities of a row do not sum to 1.
-
-        Args:
-            prompts: token ids, each prompt at least one token.
-            progress: called with the number of rows finished since its last call.
-
-        Raises:
-            LlmclsError: for a prompt without tokens.
-        """
-        ...
-
-
 class PackedYesNoScorer:
-    """A `YesNoScorer` on the packed token tree: prefix once, each text once, all questions as its branches."""
+    """Answers every label's question on the packed token tree: prefix once, each text once, all questions branches.
+
+    Its scores are float32 log-probabilities on the CPU, (rows, labels),
+
+        scores[i, j] = log( p(yes_j | x_i, q_j) / (p(yes_j | x_i, q_j) + p(no_j | x_i, q_j)) )
+
+    with prompt x_i, question q_j and the model's softmax p over the full vocabulary. Labels do not see each other, so
+    the probabilities of a row do not sum to 1.
+    """
 
     def __init__(self, model: Any, questions: QuestionTrie, *, pack_tokens: int | None = None) -> None:
         self._packed = PackedScorer(model, questions.trie, pack_tokens=pack_tokens)
         self._plan = questions.plan
-        self.prefixes = self._packed.prefixes
 
-    def score(self, prompts: Sequence[Sequence[int]], progress: Progress | None = None) -> torch.Tensor:
-        """See `YesNoScorer`."""
+    def warm_up(self, prompts: Prompts) -> None:
+        """See `Scorer`."""
+        self._packed.warm_up(prompts)
+
+    def score(
+        self,
+        prompts: Prompts,
+        want_global: bool = False,
+        progress: Progress | None = None,
+        *,
+        all_labels: bool = False,
+    ) -> torch.Tensor:
+        """See `Scorer`."""
+        _refuse_global(want_global)
         rows = check_prompts(prompts)
         if not rows:
             return torch.empty(0, len(self._plan.answer_edge))
         return self._packed.run(rows, self._plan, progress=progress)[0].float().cpu()
 
 
-class ReferenceYesNoScorer:
-    """A `YesNoScorer` by one plain forward per row and question: the slow reference, and for models without the mask.
+class ReferenceYesNoScorer(UnsharedScorer):
+    """As `PackedYesNoScorer`, by one plain forward per row and question: the slow reference.
 
     Labels whose questions are the same tokens share it: all labels of a classification head.
     """
@@ -159,8 +161,16 @@ class ReferenceYesNoScorer:
         self._choices = torch.tensor([[question.yes, question.no] for question in questions.questions])
         check_vocabulary(questions.trie, vocabulary_size(model))
 
-    def score(self, prompts: Sequence[Sequence[int]], progress: Progress | None = None) -> torch.Tensor:
-        """See `YesNoScorer`."""
+    def score(
+        self,
+        prompts: Prompts,
+        want_global: bool = False,
+        progress: Progress | None = None,
+        *,
+        all_labels: bool = False,
+    ) -> torch.Tensor:
+        """See `Scorer`."""
+        _refuse_global(want_global)
         rows = check_prompts(prompts)
         scores = torch.zeros(len(rows), self._labels)
         with torch.no_grad(), evaluating(self._model):
@@ -176,7 +186,7 @@ class ReferenceYesNoScorer:
 
 def make_yes_no_scorer(
     model: Any, questions: QuestionTrie, *, method: str = "exact", pack_tokens: int | None = None
-) -> YesNoScorer:
+) -> Scorer[torch.Tensor]:
     """The packed scorer, or the reference where it is asked for or the model cannot take the packed mask.
 
     Raises:
@@ -195,6 +205,11 @@ def make_yes_no_scorer(
             stacklevel=2,
         )
     return ReferenceYesNoScorer(model, questions)
+
+
+def _refuse_global(wanted: bool) -> None:
+    if wanted:
+        raise LlmclsError("Answers to yes or no about every label have no label mass; leave want_global out.")
 
 
 def packed_yes_no_batch(

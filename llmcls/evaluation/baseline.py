@@ -12,9 +12,9 @@ from typing import Any
 from llmcls.errors import LlmclsError
 from llmcls.evaluation.metrics import EvaluationReport, compute_report
 from llmcls.evaluation.multilabel import MultiLabelReport, compute_multilabel_report, indicator_matrix
+from llmcls.evaluation.thresholds import tune_thresholds
 from llmcls.labels import LabelSet
 from llmcls.records import Example
-from llmcls.thresholds import tune_thresholds
 
 
 def evaluate_baseline(train: Sequence[Example], test: Sequence[Example], labels: LabelSet) -> EvaluationReport:

@@ -12,21 +12,26 @@ import csv
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from llmcls.errors import LlmclsError
-from llmcls.evaluation.metrics import ClassMetrics, EvaluationReport
-from llmcls.evaluation.multilabel import LabelMetrics, MultiLabelReport
+from llmcls.evaluation.metrics import EvaluationReport
+from llmcls.evaluation.multilabel import MultiLabelReport
+from llmcls.files import replacing
 from llmcls.records import Example, Prediction
+
+Report = EvaluationReport | MultiLabelReport
+"""What an evaluation comes to; each kind says of itself which figures tables show."""
+
+KINDS: tuple[type[Report], ...] = (EvaluationReport, MultiLabelReport)
 
 PREDICTION_COLUMNS = ("source", "text", "label", "predicted", "probability", "correct")
 
 
-def write_metrics(report: EvaluationReport | MultiLabelReport, path: str | Path) -> None:
+def write_metrics(report: Report, path: str | Path) -> None:
     """Write the report as JSON: sorted keys, `per_class` by label name, undefined figures as null.
 
     `never_occurred` is written too, for readers of the file; `read_metrics` derives it again.
@@ -42,7 +47,7 @@ def write_metrics(report: EvaluationReport | MultiLabelReport, path: str | Path)
         file.write("{\n" + ",\n".join(entries) + "\n}\n")
 
 
-def read_metrics(path: str | Path) -> EvaluationReport | MultiLabelReport:
+def read_metrics(path: str | Path) -> Report:
     """Read what `write_metrics` wrote: an equal report.
 
     Raises:
@@ -50,20 +55,18 @@ def read_metrics(path: str | Path) -> EvaluationReport | MultiLabelReport:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        several_labels = "subset_accuracy" in content
-        kind = MultiLabelReport if several_labels else EvaluationReport
-        entry = LabelMetrics if several_labels else ClassMetrics
+        kind = next((kind for kind in KINDS if {f.name for f in dataclasses.fields(kind)} <= content.keys()), KINDS[0])
         fields = {field.name: content[field.name] for field in dataclasses.fields(kind)}
-        fields["labels"] = tuple(content["labels"])
-        fields["per_class"] = tuple(entry(label=name, **content["per_class"][name]) for name in fields["labels"])
-        if not several_labels:
+        labels = fields["labels"] = tuple(content["labels"])
+        fields["per_class"] = tuple(kind.ENTRY(label=name, **content["per_class"][name]) for name in labels)
+        if "confusion" in fields:
             fields["confusion"] = tuple(map(tuple, content["confusion"]))
         return kind(**fields)
     except OSError as error:
         raise LlmclsError(f"Cannot read the metrics file {path}: {error.strerror or error}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LlmclsError(
-            f"{path} is no metrics file of llmcls ({type(error).__name__}: {error}); evaluate again to write it anew."
+            f"{path} is not a metrics file of llmcls ({type(error).__name__}: {error}); evaluate again to write it."
         ) from error
 
 
@@ -121,18 +124,10 @@ def _replace_nan(value: Any) -> Any:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes the place of `path` when the block ends well, and vanishes when it does not."""
-    # Not `tempfile`: it makes files that only their owner may read, whatever the umask says.
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """`llmcls.files.replacing`, with the system's refusal as one sentence."""
     try:
         # A lone surrogate (JSON input can hold one) has no UTF-8; show its escape rather than lose the file.
-        with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            try:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
+        with replacing(path, errors="backslashreplace") as file:
+            yield file
     except OSError as error:
         raise LlmclsError(f"Cannot write {path}: {error.strerror or error}.") from error

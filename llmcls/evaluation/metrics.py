@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmcls.errors import LlmclsError, several, unknown
 from llmcls.labels import LabelSet
@@ -74,6 +74,29 @@ class EvaluationReport:
     Raises:
         LlmclsError: when labels, per-class rows, confusion matrix and row count do not fit each other.
     """
+
+    FIGURES: ClassVar[tuple[tuple[str, str, int], ...]] = (
+        ("accuracy", "accuracy", 1),
+        ("balanced_accuracy", "balanced accuracy", 1),
+        ("micro_f1", "micro F1", 1),
+        ("macro_f1", "macro F1", 1),
+        ("weighted_f1", "weighted F1", 1),
+        ("macro_roc_auc", "macro ROC-AUC", 1),
+        ("nll", "log loss (nats)", -1),
+        ("brier", "Brier score", -1),
+        ("ece", "calibration error (ECE)", -1),
+        ("mean_confidence", "mean confidence", 0),
+        ("coverage", "rows answered (coverage)", 0),
+        ("answered_accuracy", "accuracy on answered rows", 1),
+    )
+    """What tables show: field, name, and whether more is better (1), worse (-1) or neither (0)."""
+
+    HEADLINES: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
+    """The figures that say it in one line; the first counts most."""
+
+    ENTRY: ClassVar[type] = ClassMetrics
+    ENTRY_COLUMNS: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """What a row of `per_class` has besides precision, recall and F1: field and column heading."""
 
     labels: tuple[str, ...]
     rows: int
@@ -175,6 +198,28 @@ def compute_report(
         **({} if answered is None else _score_answered(true_codes == predicted_codes, answered)),
         **({} if probabilities is None else _score_probabilities(true_codes, predicted_codes, probabilities, labels)),
     )
+
+
+def label_metrics(true: Sequence[int], predicted: Sequence[int]) -> dict[str, float]:
+    """A few figures during training, defined as in an `EvaluationReport`.
+
+    Args:
+        true: label index of each row.
+        predicted: the predicted one.
+
+    Returns:
+        `accuracy`; `macro_f1`, the mean over the labels that occur or were predicted; `balanced_accuracy`, the mean
+        recall over the labels that occur.
+    """
+    from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+    return {
+        "accuracy": float(accuracy_score(true, predicted)),
+        "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0)),
+        "balanced_accuracy": float(
+            recall_score(true, predicted, labels=sorted(set(true)), average="macro", zero_division=0)
+        ),
+    }
 
 
 def calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = ECE_BINS) -> float:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmcls.errors import LlmclsError, unknown
+from llmcls.evaluation.thresholds import Thresholds
 from llmcls.labels import LabelSet
-from llmcls.thresholds import Thresholds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +73,29 @@ class MultiLabelReport:
         predicted_per_row: mean number of predicted labels.
         per_class: one `LabelMetrics` per label, in order.
     """
+
+    FIGURES: ClassVar[tuple[tuple[str, str, int], ...]] = (
+        ("micro_f1", "micro F1", 1),
+        ("macro_f1", "macro F1", 1),
+        ("weighted_f1", "weighted F1", 1),
+        ("micro_precision", "micro precision", 1),
+        ("micro_recall", "micro recall", 1),
+        ("subset_accuracy", "subset accuracy (all labels right)", 1),
+        ("hamming_loss", "Hamming loss", -1),
+        ("mean_average_precision", "mean average precision", 1),
+        ("macro_roc_auc", "macro ROC-AUC", 1),
+        ("log_loss", "log loss per label (nats)", -1),
+        ("labels_per_row", "labels per row", 0),
+        ("predicted_per_row", "predicted per row", 0),
+    )
+    """See `EvaluationReport`."""
+
+    HEADLINES: ClassVar[tuple[str, ...]] = ("subset_accuracy", "micro_f1", "macro_f1")
+    ENTRY: ClassVar[type] = LabelMetrics
+    ENTRY_COLUMNS: ClassVar[tuple[tuple[str, str], ...]] = (("average_precision", "AP"), ("threshold", "threshold"))
+
+    confusion: ClassVar[None] = None
+    """Rows with several labels have no confusion matrix."""
 
     labels: tuple[str, ...]
     rows: int
@@ -180,6 +203,25 @@ def compute_multilabel_report(
         predicted_per_row=float(y.sum(axis=1).mean()),
         per_class=per_class,
     )
+
+
+def multilabel_metrics(true: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]]) -> dict[str, float]:
+    """A few figures during training, defined as in a `MultiLabelReport`, from rows of 0 or 1 for every label.
+
+    Returns:
+        `accuracy`, the share of rows with all labels right; `macro_f1`, the mean over the labels that occur or were
+        predicted; `micro_f1`.
+    """
+    import numpy as np
+    from sklearn.metrics import f1_score
+
+    t, p = np.asarray(true), np.asarray(predicted)
+    known = np.flatnonzero((t | p).any(axis=0))
+    return {
+        "accuracy": float((t == p).all(axis=1).mean()),
+        "macro_f1": float(f1_score(t, p, labels=known, average="macro", zero_division=0)) if len(known) else 0.0,
+        "micro_f1": float(f1_score(t, p, average="micro", zero_division=0)),
+    }
 
 
 @dataclass(frozen=True, slots=True)

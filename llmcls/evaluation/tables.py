@@ -19,10 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from llmcls.errors import LlmclsError
+from llmcls.evaluation.files import Report
 from llmcls.evaluation.metrics import EvaluationReport
-from llmcls.evaluation.multilabel import LabelMetrics, MultiLabelReport
-
-Report = EvaluationReport | MultiLabelReport
 
 MATRIX_LABELS = 12  # a matrix of more labels does not fit 80 columns
 CLASS_ROWS = 100
@@ -30,43 +28,13 @@ MATRIX_NAME_WIDTH = 14
 PAIR_ROWS = 15
 ABSENT_SHOWN = 10
 
-# Field name, what to call it, and whether more is better (+1), worse (-1) or neither (0).
-_FIGURES = (
-    ("accuracy", "accuracy", 1),
-    ("balanced_accuracy", "balanced accuracy", 1),
-    ("micro_f1", "micro F1", 1),
-    ("macro_f1", "macro F1", 1),
-    ("weighted_f1", "weighted F1", 1),
-    ("macro_roc_auc", "macro ROC-AUC", 1),
-    ("nll", "log loss (nats)", -1),
-    ("brier", "Brier score", -1),
-    ("ece", "calibration error (ECE)", -1),
-    ("mean_confidence", "mean confidence", 0),
-    ("coverage", "rows answered (coverage)", 0),
-    ("answered_accuracy", "accuracy on answered rows", 1),
-)
-_MULTILABEL_FIGURES = (
-    ("micro_f1", "micro F1", 1),
-    ("macro_f1", "macro F1", 1),
-    ("weighted_f1", "weighted F1", 1),
-    ("micro_precision", "micro precision", 1),
-    ("micro_recall", "micro recall", 1),
-    ("subset_accuracy", "subset accuracy (all labels right)", 1),
-    ("hamming_loss", "Hamming loss", -1),
-    ("mean_average_precision", "mean average precision", 1),
-    ("macro_roc_auc", "macro ROC-AUC", 1),
-    ("log_loss", "log loss per label (nats)", -1),
-    ("labels_per_row", "labels per row", 0),
-    ("predicted_per_row", "predicted per row", 0),
-)
-
 
 def summary_table(report: Report, title: str = "Evaluation") -> RenderableType:
     """The overall figures, one a line; below it the labels of which nothing is known."""
     table = _table(title)
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for field, name, _ in _figures(report):
+    for field, name, _ in report.FIGURES:
         if (value := getattr(report, field)) is not None:
             table.add_row(name, f"{value:.4f}")
     table.add_section()
@@ -89,8 +57,7 @@ def class_table(report: Report, shown: int = CLASS_ROWS) -> RenderableType:
     """
     table = _table("By label")
     _add_label_column(table, "label")
-    more = ("AP", "threshold") if isinstance(report, MultiLabelReport) else ()
-    for heading in ("precision", "recall", "F1", "support", *more):
+    for heading in ("precision", "recall", "F1", "support", *(heading for _, heading in report.ENTRY_COLUMNS)):
         table.add_column(heading, justify="right", no_wrap=True)
     entries: Sequence[int] = range(len(report.labels))
     note = ""
@@ -102,9 +69,8 @@ def class_table(report: Report, shown: int = CLASS_ROWS) -> RenderableType:
     for i in entries:
         entry = report.per_class[i]
         figures = (_number(entry.precision, 3), _number(entry.recall, 3), _number(entry.f1, 3))
-        cells = [*figures, f"{entry.support:,}"]
-        if isinstance(entry, LabelMetrics):
-            cells += [_number(entry.average_precision, 3), _number(entry.threshold, 3)]
+        more = [_number(getattr(entry, field), 3) for field, _ in report.ENTRY_COLUMNS]
+        cells = [*figures, f"{entry.support:,}", *more]
         table.add_row(_literal(entry.label), *cells, style="" if entry.support else "dim")
     return _with_note(table, note)
 
@@ -139,7 +105,7 @@ def comparison_table(before: Report, after: Report, headings: tuple[str, str] = 
     _add_label_column(table, "figure")
     for column in (*headings, "change"):
         table.add_column(Text(column), justify="right", no_wrap=True)
-    for field, name, better in _figures(after):
+    for field, name, better in after.FIGURES:
         first, second = getattr(before, field), getattr(after, field)
         if first is not None or second is not None:
             table.add_row(name, _number(first, 4), _number(second, 4), _change(first, second, 4, better))
@@ -227,10 +193,6 @@ def _change(before: float | None, after: float | None, digits: int, better: int)
     change = round(round(after, digits) - round(before, digits), digits)
     gain = change * better
     return Text(f"{change:+.{digits}f}" if change else "=", "green" if gain > 0 else "red" if gain < 0 else "")
-
-
-def _figures(report: Report) -> tuple[tuple[str, str, int], ...]:
-    return _MULTILABEL_FIGURES if isinstance(report, MultiLabelReport) else _FIGURES
 
 
 def _f1(report: Report) -> list[float | None]:

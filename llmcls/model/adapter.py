@@ -15,7 +15,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import pluggy
+
 from llmcls.errors import LlmclsError
+from llmcls.plugin.catalog import Catalog
+from llmcls.plugin.manager import load_plugins
 from llmcls.prompt.frame import Frame, Message
 from llmcls.prompt.marks import mark
 
@@ -53,10 +57,6 @@ class BaseModelAdapter:
             checkpoint: Hub id or path as the user gave it.
             config: the checkpoint's `config.json`.
         """
-        return True
-
-    def supports_packing(self, config: Mapping[str, Any]) -> bool:
-        """Whether attention takes a packed 4-D mask; the engine makes its own check of the loaded model too."""
         return True
 
     def pad_token(self, tokenizer: PreTrainedTokenizerFast) -> str:
@@ -121,6 +121,11 @@ class BaseModelAdapter:
         if not tokenizer.eos_token:
             raise LlmclsError("The tokenizer has no end-of-sequence token; llmcls cannot teach the model to stop.")
         return str(tokenizer.eos_token)
+
+
+def base_models(manager: pluggy.PluginManager | None = None) -> Catalog[BaseModelAdapter]:
+    """Every registered base model by name; those of `manager`, or of all installed plugins."""
+    return Catalog(manager or load_plugins(), "register_base_models", "base model")
 
 
 def render_chat_template(

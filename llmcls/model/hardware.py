@@ -6,13 +6,13 @@ formats.dtype, formats.mixed_precision, formats.describe()
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from llmcls.errors import LlmclsError
+from llmcls.processes.world import local_rank, must_use_cpu
 from llmcls.settings import Settings
 
 MixedPrecision = Literal["no", "fp16", "bf16"]
@@ -46,9 +46,9 @@ class Formats:
 
 
 def choose_device() -> torch.device:
-    """This process's GPU (by `LOCAL_RANK` under a launcher), or the CPU."""
-    if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in ("1", "true"):
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    """This process's GPU, or the CPU."""
+    if torch.cuda.is_available() and not must_use_cpu():
+        return torch.device("cuda", local_rank())
     return torch.device("cpu")
 
 

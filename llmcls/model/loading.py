@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcls.errors import LlmclsError, unknown
-from llmcls.model.adapter import BaseModelAdapter
-from llmcls.plugin.catalog import base_models
+from llmcls.model.adapter import BaseModelAdapter, base_models
 from llmcls.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -101,6 +100,14 @@ def find_base_model(settings: ModelSettings) -> BaseModel:
         candidates = sorted(base_models().values(), key=lambda known: known.name == "auto")
         adapter = next(known for known in candidates if known.fits(checkpoint, config))
     return BaseModel(settings.base_model, checkpoint, adapter, config, settings.revision, settings.trust_remote_code)
+
+
+def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Load the tokenizer that a run has kept."""
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder)
+    return tokenizer
 
 
 def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:

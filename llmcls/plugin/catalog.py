@@ -1,29 +1,29 @@
 """Names to things: what the plugins registered, looked up by name; clashes and typos are loud.
 
-catalog("base_models").get("nano")
+Catalog(load_plugins(), "register_base_models", "base model")["nano"]
+
+Each contract has the catalog of its kind beside it: `base_models()` in `llmcls.model.adapter`, `prompt_templates()` in
+`llmcls.prompt.template`, `dataset_readers()` in `llmcls.data.reader`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 import pluggy
 
 from llmcls.errors import LlmclsError, unknown
 from llmcls.plugin.manager import load_plugins
 
-if TYPE_CHECKING:
-    from llmcls.data.reader import DatasetReader
-    from llmcls.model.adapter import BaseModelAdapter
-    from llmcls.prompt.template import PromptTemplate
-
 
 class Named(Protocol):
     """Anything a plugin registers has a name."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What it is called."""
+        ...
 
 
 T = TypeVar("T", bound=Named)
@@ -81,24 +81,6 @@ class Catalog(Mapping[str, T], Generic[T]):
         return len(self._things)
 
 
-def base_models(manager: pluggy.PluginManager | None = None) -> Catalog[BaseModelAdapter]:
-    """Every registered base-model adapter."""
-    return Catalog(manager or load_plugins(), "register_base_models", "base model")
-
-
-def prompt_templates(manager: pluggy.PluginManager | None = None) -> Catalog[PromptTemplate]:
-    """Every registered prompt template."""
-    return Catalog(manager or load_plugins(), "register_prompt_templates", "template")
-
-
-def dataset_readers(manager: pluggy.PluginManager | None = None) -> Catalog[DatasetReader]:
-    """Every registered dataset reader."""
-    return Catalog(manager or load_plugins(), "register_dataset_readers", "dataset reader")
-
-
 def hook_names() -> list[str]:
     """The names of all hooks, for `llmcls plugins`."""
     return sorted(name for name in dir(load_plugins().hook) if not name.startswith("_"))
-
-
-__all__: list[Any] = ["Catalog", "base_models", "dataset_readers", "hook_names", "prompt_templates"]

@@ -13,11 +13,10 @@ import os
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, distributions
+from importlib.metadata import Distribution, EntryPoint, distributions, version
 
 import pluggy
 
-from llmcls import __version__
 from llmcls.errors import LlmclsError, unknown
 from llmcls.plugin import hookspecs
 
@@ -95,15 +94,15 @@ def check_hooks(manager: pluggy.PluginManager) -> None:
 def describe_plugins(manager: pluggy.PluginManager) -> list[PluginInfo]:
     """One record per loaded plugin, in order of registration."""
     origins = {point.name: (dist.metadata["Name"], dist.version) for point, dist in _entry_points()}
-    origins |= dict.fromkeys(_built_ins(), ("llmcls", __version__))
+    origins |= dict.fromkeys(_built_ins(), ("llmcls", version("llmcls")))
     infos = []
     for name, plugin in manager.list_name_plugin():
         if plugin is None:
             continue
-        distribution, version = origins.get(name, ("", ""))
+        distribution, its_version = origins.get(name, ("", ""))
         module = getattr(plugin, "__name__", type(plugin).__module__)
         hooks = sorted(caller.name for caller in manager.get_hookcallers(plugin) or [])
-        infos.append(PluginInfo(name, distribution, version, module, tuple(hooks)))
+        infos.append(PluginInfo(name, distribution, its_version, module, tuple(hooks)))
     return infos
 
 

@@ -1,13 +1,11 @@
 """The one owner of text to tokens: frames a prompt, keeps data from forging the frame, fixes the label boundary.
 
-    encoder = Encoder(tokenizer, frame, template, labels, max_length=1024)
+    encoder = Encoder(tokenizer, frame, template, labels, form, max_length=1024)
     encoder.encode(examples)[0].input_ids      # the prompt's tokens
     encoder.answers[2]                         # the third label's tokens, end token included
     LabelTrie(encoder.answers, encoder.answer_labels)
 
-Where a text may have several labels, every label is asked about behind the prompt, and `answers[2]` are the tokens of
-the third label's question answered with yes, `denials[2]` those of the same question answered with no; or an answer is
-a list of labels, of which `items` are the parts.
+What an answer says is up to the form of answer: `encoder.spelled` has its tokens.
 
 A prompt's tokens followed by an answer's tokens are what the model is trained on and what it is asked at prediction;
 there is no second place that decides this.
@@ -21,15 +19,14 @@ from typing import TYPE_CHECKING, Literal
 
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
-from llmcls.prompt.answers import Answer, AnswerPlace, head_answers, require_codes_shown, spell_answers, with_codes
 from llmcls.prompt.frame import Frame
 from llmcls.prompt.marks import Origin
 from llmcls.prompt.shots import Shots
+from llmcls.prompt.spelling import Answer, AnswerPlace, SpellsAnswers, require_codes_shown, with_codes
 from llmcls.prompt.template import PromptTemplate
 from llmcls.prompt.tokens import FramedText, FramedTokenizer, Tokens
 from llmcls.prompt.truncation import TruncationSide, shorten
 from llmcls.records import Example
-from llmcls.task import AnswerForm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -67,10 +64,10 @@ class Encoder:
         frame: the model's framing, from its adapter.
         template: the prompt template.
         labels: the label set.
+        form: the form of answer, which spells the answers.
         max_length: tokens of prompt and longest answer together; longer rows have only their text cut.
         positions: how many tokens the base model reads, where that is known; `max_length` is cut to it.
         truncation_side: which end of the text is cut.
-        form: whether an answer is one label, yes or no about each of them, or a comma-separated list of them.
         shots: solved examples for templates that show them.
         head: encode for a classification head: labels are numbers, not tokens, so `max_length` is the prompt's alone
             and the template may end in the text.
@@ -79,8 +76,7 @@ class Encoder:
 
     Attributes:
         labels: the label set, with its codes.
-        spellings: what may be said: the answer of each label in order (name or code), then all aliases.
-        answer_labels: the label of each of them.
+        spelled: the tokens of all answers.
 
     Raises:
         LlmclsError: when the template ends in the text itself or does not show the codes, two answers become the same
@@ -94,11 +90,11 @@ class Encoder:
         frame: Frame,
         template: PromptTemplate,
         labels: LabelSet,
+        form: SpellsAnswers,
         *,
         max_length: int,
         positions: int | None = None,
         truncation_side: TruncationSide = "right",
-        form: AnswerForm = "label",
         shots: Shots | None = None,
         verbalizer: Verbalizer = "name",
         head: bool = False,
@@ -110,7 +106,6 @@ class Encoder:
         self.max_length = min(max_length, positions or max_length)
         self._positions = positions
         self.truncation_side = truncation_side
-        self.form = form
         self.shots = shots or Shots()
         self.head = head
         self._framed = FramedTokenizer(tokenizer, frame, template)
@@ -118,39 +113,27 @@ class Encoder:
             self.labels = with_codes(AnswerPlace(self._framed, labels, self.shots.examples))
         if any(label.code for label in self.labels) and not head:
             require_codes_shown(template, self.labels)
-        # Of several labels each is asked about, or listed, by its name.
-        spelled = enumerate(self.labels) if form == "label" and not head else ()
-        aliases = [(alias, at) for at, label in spelled if not label.code for alias in label.aliases]
-        self.spellings = (*(label.answer for label in self.labels), *(alias for alias, _ in aliases))
-        self.answer_labels = (*range(len(self.labels)), *(at for _, at in aliases))
         self._place = AnswerPlace(self._framed, self.labels, self.shots.examples)
-        self._answers = (
-            head_answers(len(self.labels), form) if head else spell_answers(self._place, self.spellings, form)
-        )
-        longest = 0 if head else self._answers.longest
-        self._budget = self.max_length - longest + len(self._answers.boundary)
+        self.spelled = form.spell(self._place, head)
+        self._budget = self.max_length - self.spelled.longest + len(self.spelled.boundary)
 
     @property
     def answers(self) -> tuple[Answer, ...]:
-        """The tokens of every spelling behind the prompt, end token included: the labels in order, then the aliases.
+        """The tokens of every spelling behind the prompt: the labels in order, then other spellings.
 
         For a head, whose vocabulary is the labels: each label's own number.
-        With the form `yes_no`: of every label's question and a yes, without end token.
         """
-        return self._answers.positive
+        return self.spelled.answers
 
     @property
-    def denials(self) -> tuple[Answer, ...]:
-        """As `answers`, with a no; empty unless the form is `yes_no`. To a head one number more is the no of all."""
-        return self._answers.negative
+    def answer_labels(self) -> tuple[int, ...]:
+        """The label of each of `answers`."""
+        return self.spelled.answer_labels
 
     @property
-    def items(self) -> tuple[Answer, ...]:
-        """The tokens of every label as a later item of a list, comma included; empty unless the form is `list`.
-
-        A list is an answer without its end token, later items, and the end token; an empty one is the end token.
-        """
-        return self._answers.items
+    def spellings(self) -> tuple[str, ...]:
+        """What each of `answers` says."""
+        return self.spelled.spellings
 
     @property
     def is_chat(self) -> bool:
@@ -194,7 +177,7 @@ class Encoder:
         return self._framed.render(example, self.labels, shots)
 
     def _cut_boundary(self, ids: list[int], example: Example) -> list[int]:
-        boundary = self._answers.boundary
+        boundary = self.spelled.boundary
         if not boundary:
             return ids
         if ids[-len(boundary) :] != boundary:
@@ -223,6 +206,6 @@ class Encoder:
         why = f"prompt.max_length is {self.max_length}; raise it to at least {needed + 32}, or"
         if self._positions and needed > self._positions:
             why = f"the base model reads {self._positions} at most; take another one, or"
-        what = f"tokens, {reserved} of them for a list of all labels," if self.form == "list" else "tokens,"
+        what = f"tokens, {reserved} of them for {self.spelled.room}," if self.spelled.room else "tokens,"
         message = f"The instruction alone needs {needed} {what} but {why} use a template that lists fewer labels"
         raise LlmclsError(f"{message} or shots.")

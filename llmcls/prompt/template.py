@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pluggy
 from jinja2 import StrictUndefined, TemplateSyntaxError, nodes
 from jinja2.exceptions import TemplateError
 from jinja2.ext import Extension
@@ -27,6 +28,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llmcls.errors import LlmclsError, unknown
 from llmcls.labels import LabelSet
+from llmcls.plugin.catalog import Catalog
+from llmcls.plugin.manager import load_plugins
 from llmcls.prompt.frame import ROLES, Message, Prompt
 from llmcls.prompt.marks import TURN, TURN_END, clean, is_balanced, mark
 from llmcls.records import Example
@@ -152,6 +155,11 @@ class PromptTemplate:
     @cached_property
     def _compiled(self) -> Any:
         return _environment().from_string(self.source)
+
+
+def prompt_templates(manager: pluggy.PluginManager | None = None) -> Catalog[PromptTemplate]:
+    """Every registered template by name; those of `manager`, or of all installed plugins."""
+    return Catalog(manager or load_plugins(), "register_prompt_templates", "template")
 
 
 class _MessageExtension(Extension):

@@ -8,6 +8,7 @@ Hyper-parameters carry the names of the Hugging Face class they go to: `training
 `transformers.BitsAndBytesConfig`.
 """
 
+from llmcls.settings.schema import Settings, fields
 from llmcls.settings.sections import (
     DataSettings,
     LoraSettings,
@@ -16,9 +17,15 @@ from llmcls.settings.sections import (
     PromptSettings,
     Section,
 )
-from llmcls.settings.sources import load_settings, make_settings, nest, unknown_setting
+from llmcls.settings.sources import (
+    change_settings,
+    load_settings,
+    make_settings,
+    merge_settings,
+    nest,
+    unknown_setting,
+)
 from llmcls.settings.training import TrainingSettings
-from llmcls.settings.tree import Settings, fields
 
 __all__ = [
     "DataSettings",
@@ -29,9 +36,11 @@ __all__ = [
     "Section",
     "Settings",
     "TrainingSettings",
+    "change_settings",
     "fields",
     "load_settings",
     "make_settings",
+    "merge_settings",
     "nest",
     "unknown_setting",
 ]

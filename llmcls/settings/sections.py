@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from llmcls.errors import LlmclsError
-from llmcls.task import AnswerForm
+from llmcls.settings.task import OneOf
 
 
 def _as_text(name: Any) -> Any:
@@ -135,7 +135,7 @@ class LoraSettings(Section):
 class PredictionSettings(Section):
     """How probabilities are computed."""
 
-    method: Literal["auto", "exact", "greedy", "best-first", "generate", "reference", "list"] = Field(
+    method: Annotated[str, OneOf("methods")] = Field(
         "auto",
         description="exact: all probabilities by the packed engine; best-first: certified best label without scoring "
         "all; auto: exact where all probabilities are wanted, else the cheaper of these two; greedy: walk the label "
@@ -166,17 +166,12 @@ class PredictionSettings(Section):
         """Whether a threshold is set."""
         return self.min_probability > 0 or self.min_label_mass > 0
 
-    def check(self, form: AnswerForm, spellings: Collection[str]) -> None:
-        """Refuse what does not go with the answers: a threshold that decides nothing, a label as `no_answer`.
+    def check(self, spellings: Collection[str]) -> None:
+        """Refuse a `no_answer` that is a label.
 
         Raises:
-            LlmclsError: for the first that is set.
+            LlmclsError: when a threshold may give it to a row.
         """
-        if self.threshold is not None and form != "yes_no":
-            raise LlmclsError(
-                "prediction.threshold is for yes or no about every label (task multi_label); here the most probable "
-                "answer is predicted, whatever its probability. Leave it out."
-            )
         if self.may_abstain and self.no_answer in spellings:
             raise LlmclsError(
                 f"prediction.no_answer is {self.no_answer!r}, which is a label; choose a value that no label has."

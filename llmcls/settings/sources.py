@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from llmcls.errors import LlmclsError, several
-from llmcls.settings.tree import Settings, fields
+from llmcls.settings.schema import Settings, fields
 
 
 def load_settings(
@@ -24,6 +24,17 @@ def load_settings(
     Raises:
         LlmclsError: with every unknown key, wrong type and impossible combination in one message.
     """
+    return make_settings(merge_settings(files, assignments, options))
+
+
+def merge_settings(
+    files: Iterable[str | Path] = (), assignments: Iterable[str] = (), options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """As `load_settings`, but the nested values as given, unchecked.
+
+    Raises:
+        LlmclsError: for a file that cannot be read, or an assignment that is not one.
+    """
     merged: dict[str, Any] = {}
     for path in files:
         _merge(merged, _read_yaml(Path(path)))
@@ -31,7 +42,18 @@ def load_settings(
         _merge(merged, _parse_assignment(assignment))
     for key, value in (options or {}).items():
         _merge(merged, nest(key, value))
-    return make_settings(merged)
+    return merged
+
+
+def change_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """The same settings with some values of a nested mapping changed; None leaves one as it is.
+
+    Raises:
+        LlmclsError: for unknown settings, wrong types, and settings that contradict each other.
+    """
+    changed = settings.model_dump()
+    _merge(changed, _without_none(changes))
+    return make_settings(changed)
 
 
 def make_settings(values: Mapping[str, Any]) -> Settings:
@@ -80,6 +102,14 @@ def nest(key: str, value: Any) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         value = {part: value}
     return dict(value)
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:

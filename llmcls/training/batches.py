@@ -1,6 +1,6 @@
 """Rows into micro-batches: which rows in which order, and how a micro-batch is laid out for the objective.
 
-    collator = Collator(answers, goal, packed=True, pad_token_id=0, pack_tokens=512)
+    collator = Collator(form.lay_out(encoder, objective), packed=True, pad_token_id=0, pack_tokens=512)
     dataset = make_dataset(rows, filler=processes > 1)
     order = RowOrder(len(rows), multiple=8 * processes, seed=42)     # iterates over positions in the dataset
 
@@ -16,19 +16,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from llmcls.engine.decoder import has_head, supports_packing
-from llmcls.engine.objectives import Batch, Objective, packed_batch, padded_batch
-from llmcls.engine.scorer import Method, make_scorer
+from llmcls.answers import Layout
+from llmcls.engine.packing import TRAINING_PACK_TOKENS, Batch, cut_rows, round_up
 from llmcls.engine.tree import shared_prefix_length
-from llmcls.engine.trie import LabelTrie
-from llmcls.training.validation import label_metrics
-
-PACK_TOKENS = {"cpu": 512, "cuda": 4096}
-"""Tokens per forward in training. The dense mask costs pack length squared, small packs waste launches and traffic."""
-
-LENGTH_MULTIPLE = 32
-"""Pack lengths are rounded up to multiples of this by tokens that nothing sees. oneDNN compiles and keeps kernels for
-every length (bfloat16 on a CPU: 17 MB for each with nano), and CUDA's attention pads masks of odd width itself."""
 
 GROUPED_STEPS = 50
 """Steps whose rows are sorted by length together (as transformers does): enough to find rows of one length."""
@@ -38,109 +28,49 @@ class Collator:
     """Lays rows out as packed token trees, or padded where the model cannot take the packed mask.
 
     Args:
-        answers: tokenised answers, one per label, end token included; or a ready `LabelTrie`, which may have aliases.
-        goal: what is to be learned.
+        layout: how the form of answer lays rows out for the objective.
         packed: packed trees, each of at most `pack_tokens`; else one right-padded batch.
         pad_token_id: of the padded layout.
         pack_tokens: see `cut_rows`.
     """
 
     def __init__(
-        self,
-        answers: Sequence[Sequence[int]] | LabelTrie,
-        goal: Objective,
-        *,
-        packed: bool,
-        pad_token_id: int,
-        pack_tokens: int = PACK_TOKENS["cpu"],
+        self, layout: Layout, *, packed: bool, pad_token_id: int, pack_tokens: int = TRAINING_PACK_TOKENS["cpu"]
     ) -> None:
-        self.packed, self.trie = packed, answers if isinstance(answers, LabelTrie) else LabelTrie(answers)
-        self._goal, self._pad, self._pack_tokens = goal, pad_token_id, pack_tokens
-        self._some_label: Any = 0
-        self.shape: tuple[int, ...] = ()  # of what a row has in `label`
+        self.layout, self.packed = layout, packed
+        self._pad, self._pack_tokens = pad_token_id, pack_tokens
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Batch]:
-        """The packs of a micro-batch of rows with `input_ids` (the prompt) and `label` (position).
+        """The packs of a micro-batch of rows with `input_ids` (the prompt) and `label` (the form's target).
 
         Rows marked `filler` count nothing; a process that has only those still takes part in the step.
         """
         counted = [row for row in rows if not row.get("filler")]
-        prompts, labels = [row["input_ids"] for row in counted], [row["label"] for row in counted]
+        prompts, targets = [row["input_ids"] for row in counted], [row["label"] for row in counted]
         if not counted:
             return [self.empty()]
         if not self.packed:
-            return [self._lay_out(prompts, labels)]
+            return [self._lay_out(prompts, targets)]
         shared = shared_prefix_length(prompts)
-        own = [len(ids) - shared + self._behind(label) for ids, label in zip(prompts, labels, strict=True)]
+        own = [
+            len(ids) - shared + self.layout.tokens_behind(target) for ids, target in zip(prompts, targets, strict=True)
+        ]
         parts = cut_rows(own, shared, self._pack_tokens)
-        return [self._lay_out([prompts[row] for row in part], [labels[row] for row in part]) for part in parts]
+        return [self._lay_out([prompts[row] for row in part], [targets[row] for row in part]) for part in parts]
 
     def empty(self) -> Batch:
         """The smallest pack, of weight zero: keeps a process in step with others that have more packs."""
-        batch = self._lay_out([self.trie.answers[0][:1]], [self._some_label])
+        batch = self._lay_out([[self.layout.some_token]], [self.layout.some_target])
         return batch | {"weights": batch["weights"] * 0, "normalizer": batch["normalizer"] * 0}
 
     def predict(self, model: Any, prompts: Sequence[Sequence[int]], batch_size: int) -> torch.Tensor:
-        """What constrained prediction answers, as rows have it in `label`: (rows,) int64 positions."""
-        slow: Method = "reference" if has_head(model) else "generate"
-        method = slow if supports_packing(model) else "exact"
-        scorer = make_scorer(model, self.trie, method=method, pad_token_id=self._pad, batch_size=batch_size)
-        return scorer.score(prompts).predicted
+        """What constrained prediction answers, as int64 targets: (rows, *layout.target_shape)."""
+        return self.layout.predict(model, prompts, pad_token_id=self._pad, batch_size=batch_size)
 
-    def measure(self, true: Sequence[Any], predicted: Sequence[Any]) -> dict[str, float]:
-        """Figures of the validation split; both as rows have it in `label`."""
-        return label_metrics(true, predicted)
-
-    def _behind(self, label: Any) -> int:
-        """How many tokens follow a row's prompt, at most."""
-        return len(self.trie.answers[label])
-
-    def _lay_out(self, prompts: Sequence[Sequence[int]], labels: Sequence[Any]) -> Batch:
+    def _lay_out(self, prompts: Sequence[Sequence[int]], targets: Sequence[Any]) -> Batch:
         if self.packed:
-            return round_up(packed_batch(prompts, labels, self.trie, self._goal))
-        return padded_batch(prompts, labels, self.trie, self._goal, pad_token_id=self._pad)
-
-
-def cut_rows(own: Sequence[int], shared: int, pack_tokens: int) -> list[list[int]]:
-    """Cut rows into as few packs as fit, of nearly equal size.
-
-    Each pack repeats the shared prefix and its mask costs its length squared. With P shared tokens and S of the rows'
-    own, a pack costs (P + S) + (P + S)^2 / c for S useful tokens, which is least at S = sqrt(P (P + c)) > P: below P
-    own tokens a pack is never worth its prefix, whatever `pack_tokens` says.
-
-    Args:
-        own: tokens of each row without the shared prefix.
-        shared: length of the prefix.
-        pack_tokens: most tokens of a pack; only long prefixes and single long rows exceed it.
-
-    Returns:
-        Row numbers, each once, ascending within a pack.
-    """
-    capacity = max(pack_tokens - shared, shared, *own)
-    longest_first = sorted(range(len(own)), key=lambda row: -own[row])
-    count = -(-sum(own) // capacity)
-    while True:
-        packs: list[list[int]] = [[] for _ in range(count)]
-        sizes = [0] * count
-        for row in longest_first:
-            smallest = sizes.index(min(sizes))
-            packs[smallest].append(row)
-            sizes[smallest] += own[row]
-        if max(sizes) <= capacity:
-            return [sorted(pack) for pack in packs]
-        count += 1
-
-
-def round_up(pack: Batch) -> Batch:
-    """The pack with filler tokens up to a multiple of `LENGTH_MULTIPLE`; no other token sees them."""
-    length = pack["input_ids"].shape[1]
-    extra = -length % LENGTH_MULTIPLE
-    own_end = torch.arange(length + 1, length + extra + 1)[None]  # visible to itself only
-    return pack | {
-        "input_ids": torch.nn.functional.pad(pack["input_ids"], (0, extra)),
-        "position_ids": torch.nn.functional.pad(pack["position_ids"], (0, extra)),
-        "tree_exit": torch.cat([pack["tree_exit"], own_end], dim=1),
-    }
+            return round_up(self.layout.packed(prompts, targets))
+        return self.layout.padded(prompts, targets, self._pad)
 
 
 class RowOrder(torch.utils.data.Sampler[int]):

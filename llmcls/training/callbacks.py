@@ -10,16 +10,28 @@ for line in describe_outcome(trainer): reporter.say(line)
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from llmcls.console import Reporter
 from llmcls.errors import LlmclsError
-from llmcls.progress import Reporter
 
 if TYPE_CHECKING:
-    from llmcls.training.trainer import LabelTrainer
+    from llmcls.processes.stopping import StopSignals
+
+
+class Watched(Protocol):
+    """What the callbacks read and set of the trainer (`llmcls.training.trainer.LabelTrainer`)."""
+
+    args: Any
+    state: Any
+    callback_handler: Any
+    stop: StopSignals | None
+    stopping: bool
+    save_is_due: bool
+    step_loss: torch.Tensor
 
 
 class StoppingCallback(TrainerCallback):  # type: ignore[misc]
@@ -29,7 +41,7 @@ class StoppingCallback(TrainerCallback):  # type: ignore[misc]
     have lost that evaluation and the random numbers it drew, so such a checkpoint waits for the evaluation.
     """
 
-    def __init__(self, trainer: LabelTrainer) -> None:
+    def __init__(self, trainer: Watched) -> None:
         self._trainer = trainer
         self._waiting = False
 
@@ -98,7 +110,7 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
     A run that has learned may well reach a loss of exactly 0, and with it gradients of 0.
     """
 
-    def __init__(self, trainer: LabelTrainer) -> None:
+    def __init__(self, trainer: Watched) -> None:
         self._trainer = trainer
         self._moved, self._still = False, 0
 
@@ -157,7 +169,7 @@ def _nothing_learned(state: Any) -> LlmclsError:
     )
 
 
-def describe_outcome(trainer: LabelTrainer) -> list[str]:
+def describe_outcome(trainer: Watched) -> list[str]:
     """When training ended early and which checkpoint is kept, one line each, with the reason."""
     args, state = trainer.args, trainer.state
     lines = []

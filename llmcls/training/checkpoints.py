@@ -13,7 +13,6 @@ SHA-256 of every other file; whatever a killed process or a full disk left behin
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,11 +21,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from llmcls.console import Reporter
 from llmcls.errors import LlmclsError, several
-from llmcls.progress import Reporter
+from llmcls.files import flush, replacing, sha256_of
+from llmcls.processes.world import World
 from llmcls.settings import Settings
-from llmcls.training.run import file_sha256
-from llmcls.training.world import World, effective_batch
+from llmcls.training.backends import effective_batch
 
 SEAL = "complete.json"
 IDENTITY = "resume.json"
@@ -121,7 +121,8 @@ def choose_checkpoint(
 
 def record_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """Store what `choose_checkpoint` will compare with."""
-    _write(folder / IDENTITY, json.dumps(identity, indent=1, ensure_ascii=False))
+    with replacing(folder / IDENTITY, held=True) as file:
+        file.write(json.dumps(identity, indent=1, ensure_ascii=False))
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -138,9 +139,10 @@ def seal_checkpoint(checkpoint: Path) -> None:
     files = {}
     for file in _files(checkpoint):
         with file.open("rb") as stream:
-            os.fsync(stream.fileno())
+            flush(stream)
         files[file.relative_to(checkpoint).as_posix()] = _fingerprint(file)
-    _write(checkpoint / SEAL, json.dumps(files, indent=1))
+    with replacing(checkpoint / SEAL, held=True) as written:
+        written.write(json.dumps(files, indent=1))
 
 
 @contextmanager
@@ -236,17 +238,7 @@ def _files(checkpoint: Path) -> Iterator[Path]:
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:
-    return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
-
-
-def _write(path: Path, text: str) -> None:
-    """Write all or nothing, and survive a power cut."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+    return {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,7 @@
 """TRL's `SFTTrainer` on rows that llmcls has rendered and encoded, with llmcls's objectives as the loss.
 
     config = make_config(settings, formats, adapter, folder, bool(validation_rows))   # joins the other processes
-    trainer = make_trainer(config, model, tokenizer, collator, train_rows, validation_rows, settings, ...)
+    trainer = make_trainer(config, model, assembly, collator, train_rows, validation_rows, settings, reporter)
     trainer.train()
 
 TRL keeps its plumbing (PEFT, checkpoints, trackers, accelerate, DeepSpeed); the rows come encoded, so nothing is
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,23 +25,24 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
+from llmcls.console import Reporter
 from llmcls.engine.decoder import evaluating
-from llmcls.engine.objectives import Batch, packed_loss, padded_loss
+from llmcls.engine.objectives import packed_loss, padded_loss
+from llmcls.engine.packing import Batch
 from llmcls.errors import LlmclsError
-from llmcls.progress import Reporter
+from llmcls.processes.stopping import StopSignals
 from llmcls.settings import Settings
 from llmcls.training.batches import Collator, RowOrder, make_dataset
 from llmcls.training.callbacks import HealthCallback, ProgressCallback, StoppingCallback
 from llmcls.training.checkpoints import remove_old, seal_checkpoint, writing_checkpoint
 from llmcls.training.configuration import clear_target_errors, make_lora_config, refusing
-from llmcls.training.stopping import StopSignals
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
     from transformers.trainer_utils import EvalLoopOutput
 
-    from llmcls.model.adapter import BaseModelAdapter
+    from llmcls.runs.assembly import Assembly
 
 
 class LabelTrainer(SFTTrainer):  # type: ignore[misc]
@@ -53,10 +54,17 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
     """
 
     def __init__(
-        self, *, collator: Collator, save_minutes: float, keep: int | None, group_by_length: bool, **kwargs: Any
+        self,
+        *,
+        collator: Collator,
+        measure: Callable[[Sequence[Any], Sequence[Any]], dict[str, float]],
+        save_minutes: float,
+        keep: int | None,
+        group_by_length: bool,
+        **kwargs: Any,
     ) -> None:
         self._loss = packed_loss if collator.packed else padded_loss
-        self._collator, self._group_by_length = collator, group_by_length
+        self._collator, self._measure, self._group_by_length = collator, measure, group_by_length
         self._save_seconds, self._keep = save_minutes * 60, keep
         self._saved_at = time.monotonic()
         self.stop: StopSignals | None = None
@@ -68,7 +76,7 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = True
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and ("lora_" in name or "modules_to_save" in name):
-                # TRL casts QLoRA adapters to bf16, whose 8 bits of mantissa lose small updates; keep them in fp32.
+                # TRL casts the LoRA weights of QLoRA to bf16, whose 8 bits of mantissa lose small updates.
                 parameter.data = parameter.data.float()
 
     def compute_loss(
@@ -166,13 +174,13 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         rows = len(dataset) - ("filler" in dataset.column_names)
         together = is_deepspeed_zero3_enabled()
         mine = list(range(rows) if together else range(self.args.process_index, rows, self.args.world_size))
-        predicted = torch.zeros((rows, *self._collator.shape), dtype=torch.int64, device=self.args.device)
+        predicted = torch.zeros((rows, *self._collator.layout.target_shape), dtype=torch.int64, device=self.args.device)
         if mine:
             found = self._collator.predict(self.model, dataset[mine]["input_ids"], self.args.eval_batch_size)
             predicted[mine] = found.to(self.args.device)
         if not together:
             predicted = self.accelerator.reduce(predicted, "sum")
-        return self._collator.measure(dataset[:rows]["label"], predicted.tolist())
+        return self._measure(dataset[:rows]["label"], predicted.tolist())
 
     def _get_num_items_in_batch(self, batch_samples: list[list[Batch]], device: torch.device) -> torch.Tensor | None:
         """The normaliser of the step over all processes; what they must agree on travels along."""
@@ -253,31 +261,32 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
 def make_trainer(
     config: SFTConfig,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
+    assembly: Assembly,
     collator: Collator,
     train_rows: Sequence[dict[str, Any]],
     validation_rows: Sequence[dict[str, Any]],
     settings: Settings,
-    adapter: BaseModelAdapter,
     reporter: Reporter,
 ) -> LabelTrainer:
-    """Put the parts together; rows have `input_ids` (prompt) and `label` (position)."""
+    """Put the parts together; rows have `input_ids` (prompt) and `label` (the form's target)."""
     train_data, validation_data = (
         make_dataset(rows, filler=config.world_size > 1) if rows else None for rows in (train_rows, validation_rows)
     )
+    lora = make_lora_config(settings, assembly.base.adapter) if settings.training.tuning == "lora" else None
     with warnings.catch_warnings(), clear_target_errors(settings.lora):
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         trainer = LabelTrainer(
             collator=collator,
+            measure=assembly.form.measure,
             save_minutes=settings.training.save_minutes,
             keep=settings.training.save_total_limit,
             group_by_length=settings.training.train_sampling_strategy == "group_by_length",
             model=model,
             args=config,
-            processing_class=tokenizer,
+            processing_class=assembly.tokenizer,
             train_dataset=train_data,
             eval_dataset=validation_data,
-            peft_config=make_lora_config(settings, adapter) if settings.training.tuning == "lora" else None,
+            peft_config=lora,
         )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressCallback(reporter))

@@ -15,7 +15,7 @@ import pytest
 
 from llmcls.classifier import Classifier
 from llmcls.cli import outputs, predictions
-from llmcls.training.run import Run
+from llmcls.runs.run import Run
 
 
 @pytest.mark.slow

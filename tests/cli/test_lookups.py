@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from llmcls.plugin.catalog import prompt_templates
+from llmcls.evaluation.files import write_metrics
+from llmcls.evaluation.metrics import compute_report
+from llmcls.labels import LabelSet
+from llmcls.prompt.template import prompt_templates
 from llmcls.settings import Settings, load_settings
 
 
@@ -74,7 +77,9 @@ def test_runs(llmcls: Callable[..., Any], run: Path, tmp_path: Path, monkeypatch
     (entry,) = json.loads(llmcls("runs", "list", root, "--json").out)
     assert (entry["run"], entry["labels"], entry["accuracy"]) == (str(run), 2, None)
     (run / "evaluation" / "test").mkdir(parents=True)
-    (run / "evaluation" / "test" / "metrics.json").write_text('{"accuracy": 0.75, "macro_f1": 0.5}', encoding="utf-8")
+    labels = LabelSet.from_names(["billing", "delivery"])
+    report = compute_report(["billing"] * 3 + ["delivery"], ["billing"] * 4, labels)
+    write_metrics(report, run / "evaluation" / "test" / "metrics.json")
     assert "0.750" in llmcls("runs", "list", root).out
     shown = llmcls("runs", "show", run)
     for part in ("seal intact", "billing, delivery", "train 22", "training.max_steps: 2", "transformers", "0.7500"):

@@ -193,7 +193,7 @@ def test_unknown_base_models(refuse: Callable[..., str], here: Path) -> None:
 
 def test_unknown_runs(refuse: Callable[..., str], run: Path, here: Path) -> None:
     assert "There is no run directory 'nowhere'" in refuse("predict", "--run", "nowhere", "x")
-    assert "is no run directory: it holds no run.json" in refuse("predict", "--run", here, "x")
+    assert "is not a run directory: it holds no run.json" in refuse("predict", "--run", here, "x")
     (here / "nowhere.unfinished").mkdir()
     assert "training has not finished" in refuse("predict", "--run", "nowhere", "x")
     (run / "template.j2").write_text("other {{ text }} label:", encoding="utf-8")

@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from llmcls.progress import Reporter
+from llmcls.console import Reporter
 
 
 def on_terminal() -> tuple[Reporter, io.StringIO]:

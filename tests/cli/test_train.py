@@ -67,7 +67,7 @@ def test_overwrite(train: Callable[..., Any], tickets: Path, here: Path) -> None
     (here / "precious").mkdir()
     (here / "precious" / "thesis.txt").touch()
     done = train(tickets, "-q", "--overwrite", output="precious")
-    assert done.code == 1 and "no run directory, so --overwrite will not delete it" in done.err
+    assert done.code == 1 and "not a run directory, so --overwrite will not delete it" in done.err
     assert sorted(path.name for path in here.iterdir()) == ["precious", "run"]
 
 

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmcls.engine import state
+from llmcls.engine.scorer import GenerateScorer
 
 VOCABULARY = 97
 
@@ -50,6 +51,11 @@ def build(kind: str = "llama", **config: Any) -> Any:
             torch.nn.init.normal_(parameter, std=0.3)
     model.config.use_cache = False
     return model.train()
+
+
+def generate_labels(model: Any, prompts: Any, answers: Any, *, pad_token_id: int, batch_size: int = 8) -> torch.Tensor:
+    """(rows,) the labels that constrained `generate()` writes."""
+    return GenerateScorer(model, answers, pad_token_id=pad_token_id, batch_size=batch_size).score(prompts).predicted
 
 
 @pytest.fixture(scope="session")

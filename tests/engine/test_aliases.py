@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcls.engine import LabelTrie, PackedScorer, SearchScorer, generate_labels, reference_scores
+from llmcls.engine import LabelTrie, PackedScorer, SearchScorer, reference_scores
 from llmcls.engine.scorer import make_scorer
 from llmcls.engine.scores import TIE_TOLERANCE, sum_spellings
 from llmcls.errors import LlmclsError
 
-from .conftest import build
+from .conftest import build, generate_labels
 
 END = 2
 MODEL = build()

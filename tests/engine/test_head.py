@@ -11,8 +11,10 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from llmcls.answers import form_named
 from llmcls.engine import LabelTrie, Objective, PackedScorer, make_scorer, packed_batch, packed_loss, reference_scores
-from llmcls.engine.decoder import VERIFIED, evaluating, has_head, vocabulary_size
+from llmcls.engine.attention import VERIFIED
+from llmcls.engine.decoder import evaluating, has_head, vocabulary_size
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.model.head import Head, LabelHead, head_class
@@ -130,7 +132,7 @@ def test_real_vocabularies(shared: Any, name: str, size: int) -> None:
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
     frame = Frame(tokenizer.bos_token, tokenizer.eos_token, tokenizer.eos_token, lambda messages: "")
     template, labels = PromptTemplate("text", "{{ text }}"), LabelSet.from_names(NAMES)
-    encoder = Encoder(tokenizer, frame, template, labels, max_length=64, head=True)
+    encoder = Encoder(tokenizer, frame, template, labels, form_named("single_label"), max_length=64, head=True)
     texts = ["Good morning", "Good evening 🙂", "", "a very long text " * 40, "Good", "x"]
     prompts = [row.input_ids for row in encoder.encode([Example(text) for text in texts])]
     assert encoder.answers == tuple(ANSWERS) and max(map(len, prompts)) == 64

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig, LogitsProcessorList
 
-from llmcls.engine.lists import LabelListLogitsProcessor, ListItems, generate_lists
+from llmcls.engine.lists import LabelListLogitsProcessor, ListItems, ListScorer
 from llmcls.engine.reference import only_config
 from llmcls.errors import LlmclsError
 
@@ -75,7 +75,7 @@ def test_any_three_labels(drawn):
 def test_generate_says_lists_only(drawn):
     items = items_of(drawn)
     lists = every_list(items)
-    found = generate_lists(MODEL, PROMPTS, items, pad_token_id=PAD, batch_size=3)
+    found = ListScorer(MODEL, items, pad_token_id=PAD, batch_size=3).score(PROMPTS)
     assert len(found) == len(PROMPTS)
     for prompt, said in zip(PROMPTS, found, strict=True):
         assert said in lists.values()

@@ -10,7 +10,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from llmcls.engine import PackedScorer, reference_scores, state, supports_packing
-from llmcls.engine.decoder import VERIFIED
+from llmcls.engine.attention import VERIFIED
 from llmcls.engine.state import TreeState
 from llmcls.errors import LlmclsError
 
@@ -198,11 +198,10 @@ def test_one_text_at_a_time_shares_what_the_calls_repeat(monkeypatch):
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])
-def test_a_frozen_store_forgets_every_call(count, monkeypatch):
+def test_after_warming_up_every_call_is_forgotten(count, monkeypatch):
     """What is fed for a call, and so its last bits, does not depend on the calls before."""
     scorer = PackedScorer(MODEL, ANSWERS)
-    scorer.score([[*range(3, 43), 50], [*range(3, 43), 51], [*range(3, 43), 52]])
-    scorer.prefixes.freeze()
+    scorer.warm_up([[*range(3, 43), 50], [*range(3, 43), 51], [*range(3, 43), 52]])
     fed, hidden = [], scorer.decoder.hidden
     monkeypatch.setattr(
         scorer.decoder, "hidden", lambda tokens, *rest: (fed.append(len(tokens)), hidden(tokens, *rest))[1]
@@ -216,10 +215,6 @@ def test_a_frozen_store_forgets_every_call(count, monkeypatch):
         known = calls.setdefault(str(prompts), (list(fed), scores.local))
         assert known[0] == fed and torch.equal(known[1], scores.local)
         fed.clear()
-    scorer.prefixes.forget()
-    scorer.score([[*range(3, 43), 50]])
-    scorer.score([[*range(3, 43), 51]])
-    assert len(scorer.prefixes._kept) == 1, "it keeps again"
 
 
 def test_changed_weights_and_adapters_are_noticed():

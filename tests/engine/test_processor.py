@@ -4,8 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
-from llmcls.engine import LabelConstraintLogitsProcessor, generate_labels, reference_scores
+from llmcls.engine import LabelConstraintLogitsProcessor, reference_scores
 from llmcls.errors import LlmclsError
+
+from .conftest import generate_labels
 
 END = 2
 ANSWERS = [[5, 7, 2], [5, 8, 2], [5, 8, 9, 2], [9, 2], [11, 12, 13, 2], [11, 12, 14, 2], [3, 0, 2]]

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcls.engine import PackedScorer, SearchScorer, generate_labels, reference_scores
+from llmcls.engine import PackedScorer, SearchScorer, reference_scores
 from llmcls.errors import LlmclsError
 
-from .conftest import VOCABULARY, build
+from .conftest import VOCABULARY, build, generate_labels
 
 END = 2
 MODEL = build()

@@ -4,8 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmcls.engine.attention import attention_mask
 from llmcls.engine.plan import ScoringPlan
-from llmcls.engine.tree import Branch, RowForest, attention_mask, chain, check_prompts, join, shared_prefix_length
+from llmcls.engine.tree import Branch, RowForest, chain, check_prompts, join, shared_prefix_length
 from llmcls.engine.trie import LabelTrie
 from llmcls.errors import LlmclsError
 

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import math
+import os
 import stat
 
 import pytest
@@ -9,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcls.errors import LlmclsError
-from llmcls.evaluation import files
 from llmcls.evaluation.files import PREDICTION_COLUMNS, read_metrics, write_metrics, write_predictions
 from llmcls.evaluation.metrics import compute_report
 from llmcls.labels import LabelSet
@@ -75,7 +75,7 @@ def test_nan_and_infinity_become_null(tmp_path):
 def test_what_is_no_metrics_file_is_named(tmp_path, content):
     path = tmp_path / "metrics.json"
     path.write_text(content, encoding="utf-8", errors="surrogateescape")
-    with pytest.raises(LlmclsError, match=r"metrics\.json is no metrics file"):
+    with pytest.raises(LlmclsError, match=r"metrics\.json is not a metrics file"):
         read_metrics(path)
 
 
@@ -145,7 +145,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files.os, "fsync", interrupt)
+    monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_metrics(make_report(), path)
     assert path.read_text() == "old"

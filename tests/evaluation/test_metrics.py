@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import warnings
 
@@ -244,7 +245,7 @@ def test_lengths_are_checked(true, predicted):
 
 def test_a_report_that_contradicts_itself_is_refused():
     good = compute_report(["a", "b"], ["a", "b"], ABC)
-    fields = {name: getattr(good, name) for name in EvaluationReport.__dataclass_fields__}
+    fields = {name: getattr(good, name) for name in (field.name for field in dataclasses.fields(good))}
     assert EvaluationReport(**fields) == good
     with pytest.raises(LlmclsError) as caught:
         EvaluationReport(**{**fields, "rows": 3, "truncated": 4, "per_class": good.per_class[:2]})

@@ -16,9 +16,9 @@ from llmcls.evaluation.baseline import evaluate_multilabel_baseline
 from llmcls.evaluation.files import read_metrics, write_metrics
 from llmcls.evaluation.multilabel import MultiLabelReport, compute_multilabel_report, indicator_matrix
 from llmcls.evaluation.tables import class_table, comparison_table, summary_table
+from llmcls.evaluation.thresholds import Thresholds
 from llmcls.labels import LabelSet
 from llmcls.records import Example
-from llmcls.thresholds import Thresholds
 
 LABELS = LabelSet.from_names(["joy", "anger", "fear"])
 bits = st.lists(st.integers(0, 1), min_size=3, max_size=3)

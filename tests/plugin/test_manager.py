@@ -4,9 +4,11 @@ from types import SimpleNamespace
 import pytest
 
 from llmcls import LlmclsError, __version__, hookimpl
-from llmcls.plugin.catalog import Catalog, base_models, dataset_readers, hook_names, prompt_templates
+from llmcls.data.reader import dataset_readers
+from llmcls.model.adapter import base_models
+from llmcls.plugin.catalog import Catalog, hook_names
 from llmcls.plugin.manager import check_hooks, describe_plugins, load_plugins, new_manager
-from llmcls.prompt.template import PromptTemplate
+from llmcls.prompt.template import PromptTemplate, prompt_templates
 
 TEMPLATE = """
 from llmcls import hookimpl

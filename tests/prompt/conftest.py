@@ -9,12 +9,13 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from llmcls.answers import form_named
 from llmcls.default_plugins.base_models import Llama3, TinyLlamaChat
+from llmcls.files import shipped
 from llmcls.labels import LabelSet
 from llmcls.model.adapter import BaseModelAdapter
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.template import PromptTemplate
-from llmcls.resources import shipped
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -150,7 +151,10 @@ def make_encoder(bases: Any) -> Callable[..., Encoder]:
         shipped_file = shipped("templates") / f"{template}.j2"
         found = PromptTemplate("probe", template) if "{" in template else PromptTemplate.from_file(shipped_file)
         label_set = labels if isinstance(labels, LabelSet) else LabelSet.from_names(labels)
-        return Encoder(tokenizer, adapter.frame(tokenizer), found, label_set, **{"max_length": 100_000, **options})
+        form = form_named(options.pop("form", "single_label"))
+        return Encoder(
+            tokenizer, adapter.frame(tokenizer), found, label_set, form, **{"max_length": 100_000, **options}
+        )
 
     return make
 

@@ -173,7 +173,7 @@ def test_view_agrees_with_encode(make_encoder, base, template):
             framed = encoder._frame(example, encoder.shots.without(example))[0]
             shown = "".join(view.text for view in views)
             if not encoded.truncated and base != "folding":
-                assert framed.startswith(shown) and len(framed) - len(shown) <= len(encoder._answers.boundary) * 8
+                assert framed.startswith(shown) and len(framed) - len(shown) <= len(encoder.spelled.boundary) * 8
             if text == "It works.":
                 assert "".join(v.text for v in views if v.origin == "text").strip() == "It works."
 

@@ -5,6 +5,7 @@ from collections import Counter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmcls.answers import form_named
 from llmcls.labels import Label, LabelSet
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.shots import Shots
@@ -108,7 +109,7 @@ def test_ordinary_text_keeps_its_tokens(make_encoder, base):
             continue
         ids = encoder.encode([Example(text)])[0].input_ids
         expected = encoder.tokenizer(f"{bos}{text}\nlabel:", add_special_tokens=False).input_ids
-        assert ids == expected[: len(ids)] and len(expected) - len(ids) == len(encoder._answers.boundary)
+        assert ids == expected[: len(ids)] and len(expected) - len(ids) == len(encoder.spelled.boundary)
         if text.startswith("Hello") and base in ("gpt-2", "one-character"):
             assert "".join(view.text for view in encoder.view(Example("Hello!!"))).count(" ") == 0
 
@@ -136,6 +137,7 @@ def test_padding_that_is_ordinary_text_changes_no_text(make_encoder, tmp_path):
         encoder.frame,
         encoder.template,
         encoder.labels,
+        form_named("single_label"),
         max_length=1000,
     )
     for text in ("Hello! over the top!!", "Ġthe", "the the", "!"):

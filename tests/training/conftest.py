@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from llmcls import train
-from llmcls.progress import Reporter
-from llmcls.training.run import Run
+from llmcls.console import Reporter
+from llmcls.runs.run import Run
 from llmcls.training.trainer import LabelTrainer
 
 ROWS = [{"text": f"My parcel number {n} is late", "label": "delivery"} for n in range(6)]

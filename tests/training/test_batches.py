@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from llmcls.answers.single_label import SingleLabelLayout
 from llmcls.engine.objectives import Objective, packed_batch, packed_loss
+from llmcls.engine.packing import cut_rows, round_up
 from llmcls.engine.tree import shared_prefix_length
 from llmcls.engine.trie import LabelTrie
-from llmcls.training.batches import GROUPED_STEPS, Collator, RowOrder, cut_rows, round_up
+from llmcls.training.batches import GROUPED_STEPS, Collator, RowOrder
 
 ANSWERS = [[5, 6, 1], [5, 7, 8, 1], [9, 1]]
 WEIGHTS = (1.0, 3.0, 0.5)
@@ -101,7 +103,9 @@ def test_packs_have_the_gradients_of_one_pack(goal: Objective, tiny_model: Any) 
 
     def gradients(pack_tokens: int) -> tuple[int, float, dict[str, torch.Tensor]]:
         model = copy.deepcopy(tiny_model).float().train()
-        packs = Collator(ANSWERS, goal, packed=True, pad_token_id=0, pack_tokens=pack_tokens)(rows)
+        packs = Collator(
+            SingleLabelLayout(LabelTrie(ANSWERS), goal), packed=True, pad_token_id=0, pack_tokens=pack_tokens
+        )(rows)
         total = sum(float(pack["normalizer"]) for pack in packs)
         loss = 0.0
         for pack in packs:
@@ -121,7 +125,9 @@ def test_packs_have_the_gradients_of_one_pack(goal: Objective, tiny_model: Any) 
 
 def test_packs_share_their_prefix_and_stay_within_the_budget() -> None:
     rows = rows_of(5, 30)
-    packs = Collator(ANSWERS, Objective(), packed=True, pad_token_id=0, pack_tokens=100)(rows)
+    packs = Collator(SingleLabelLayout(LabelTrie(ANSWERS), Objective()), packed=True, pad_token_id=0, pack_tokens=100)(
+        rows
+    )
     assert {pack["input_ids"].shape[1] for pack in packs} <= {32, 64, 96, 128}, "rounded up, so few shapes are compiled"
     assert shared_prefix_length([row["input_ids"] for row in rows]) == 9
     assert sum(float(pack["normalizer"]) for pack in packs) == 30

@@ -74,12 +74,12 @@ def test_the_head_is_float32_beside_4_bit_weights_and_saved_with_the_adapter(fit
     assert type(score.original_module) is torch.nn.Linear and score.original_module.weight.dtype == torch.float32
     trainable = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
     assert set(trainable.values()) == {torch.float32} and sum("score" in name for name in trainable) == 1
-    saved = load_file(trained.run.adapter_path / "adapter_model.safetensors")["base_model.model.score.weight"]
+    saved = load_file(trained.run.lora_path / "adapter_model.safetensors")["base_model.model.score.weight"]
     assert saved.dtype == torch.float32 and torch.equal(saved, score.weight)
     assert not torch.equal(saved, score.original_module.weight)
     # Anyone's tools load it: a plain class for the base, PEFT for the rest.
     plain = AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=3)
-    restored = PeftModel.from_pretrained(plain, trained.run.adapter_path).eval()
+    restored = PeftModel.from_pretrained(plain, trained.run.lora_path).eval()
     loaded = Classifier.load(trained.run, quantization="none")
     (prompt,) = loaded.encoder.encode([Example("You took 3 euros twice")])
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_a_full_run_is_a_plain_checkpoint_and_needs_no_base_model(
     changes = {**FULL, "model.base_model": str(base), "training.max_steps": 6, "training.objective": objective}
     trained = fit(changes)
     run = trained.run
-    assert run.whole and not run.adapter_path.exists()
+    assert run.whole and not run.lora_path.exists()
     assert any(name.startswith("model/") for name in run.card["seal"])
     expected = probabilities(trained)
     with Classifier.load(run).untrained() as before:

@@ -17,10 +17,10 @@ from llmcls.labels import LabelSet
 from llmcls.model.hardware import choose_formats
 from llmcls.model.loading import load_model
 from llmcls.records import Example
+from llmcls.runs.assembly import assemble
 from llmcls.settings import Settings
 from llmcls.training.batches import RowOrder
 from llmcls.training.configuration import make_lora_config
-from llmcls.training.preparation import prepare
 
 WHOLE = {"training.per_device_train_batch_size": 32, "training.max_steps": 1}
 LONG = {"text": "a very long message " * 500, "label": "billing"}
@@ -29,7 +29,7 @@ LONG = {"text": "a very long message " * 500, "label": "billing"}
 def answer_losses(settings: Settings, rows: list[dict[str, str]], names: tuple[str, ...]) -> list[list[torch.Tensor]]:
     """For each row, the base model's log-probabilities at its answer tokens: one plain forward a row."""
     examples = [Example(row["text"], row["label"]) for row in rows]
-    prepared = prepare(settings, LabelSet.from_names(names), examples)
+    prepared = assemble(settings, LabelSet.from_names(names), examples)
     model = load_model(prepared.base, settings.model, choose_formats(settings))
     found = []
     for example, prompt in zip(examples, prepared.encoder.encode(examples), strict=True):
@@ -47,7 +47,7 @@ def by_hand(settings: Settings, rows: list[dict[str, str]], names: tuple[str, ..
     """The objective by its formula."""
     log_probabilities = answer_losses(settings, rows, names)
     examples = [Example(row["text"], row["label"]) for row in rows]
-    answers = prepare(settings, LabelSet.from_names(names), examples).encoder.answers
+    answers = assemble(settings, LabelSet.from_names(names), examples).encoder.answers
     counts, wanted = Counter(row["label"] for row in rows), settings.training.class_weights
     total = weight_sum = 0.0
     for row, steps in zip(rows, log_probabilities, strict=True):
@@ -129,7 +129,7 @@ def test_trls_own_trainer_has_the_same_losses(
     ours = fit(changes)
     settings, names = ours.run.settings, ours.run.labels.names
     examples = [Example(row["text"], row["label"]) for row in rows]
-    prepared = prepare(settings, ours.run.labels, examples)
+    prepared = assemble(settings, ours.run.labels, examples)
     encoded = []
     for example, prompt in zip(examples, prepared.encoder.encode(examples), strict=True):
         answer = prepared.encoder.answers[names.index(example.label or "")]

@@ -13,11 +13,11 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from llmcls import Classifier, LlmclsError
+from llmcls.evaluation.metrics import label_metrics
+from llmcls.processes.stopping import StoppedError
 from llmcls.settings import make_settings
 from llmcls.training import trainer as trainer_module
-from llmcls.training.stopping import StoppedError
 from llmcls.training.trainer import LabelTrainer
-from llmcls.training.validation import label_metrics
 
 EVERY_STEP = {
     "training.eval_strategy": "steps",
@@ -78,7 +78,7 @@ def test_the_best_checkpoint_by_any_metric_is_kept(
 @pytest.mark.slow
 def test_training_stops_early_and_says_so(fit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
-    monkeypatch.setattr("llmcls.progress.Reporter.say", lambda self, text: heard.append(text))
+    monkeypatch.setattr("llmcls.console.Reporter.say", lambda self, text: heard.append(text))
     losses = iter([3.0, 2.0, 2.5, 1.9, 2.2, 2.1, 2.0, 1.0])
     original = LabelTrainer.evaluation_loop
 

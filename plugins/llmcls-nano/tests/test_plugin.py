@@ -9,10 +9,12 @@ import llmcls_nano
 import pytest
 from llmcls_nano import DEMO_FOLDER, MODEL_FOLDER, DemoReader, Nano
 
+from llmcls.answers import form_named
+from llmcls.data.reader import dataset_readers
 from llmcls.data.sources import open_tables
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
-from llmcls.plugin.catalog import base_models, dataset_readers
+from llmcls.model.adapter import base_models
 from llmcls.plugin.manager import check_hooks, new_manager
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.frame import Message
@@ -82,7 +84,6 @@ def test_reader_is_meant_for_its_prefix_alone_and_knows_one_data_set():
 
 def test_fits_its_own_checkpoint_only(config):
     assert Nano().fits(str(MODEL_FOLDER), config)
-    assert Nano().supports_packing(config)
     assert not Nano().fits("nano", config | {"vocab_size": 32_000})
     assert not Nano().fits("nano", {})
 
@@ -98,7 +99,14 @@ def test_chat_format_token_for_token(tokenizer):
 @pytest.mark.parametrize(("source", "end"), [(CHAT, "<|end|>"), (PLAIN, "</s>")])
 def test_one_beginning_one_end_and_padding_apart(tokenizer, source, end):
     adapter, labels = Nano(), LabelSet.from_names(["billing", "billing late", "praise"])
-    encoder = Encoder(tokenizer, adapter.frame(tokenizer), PromptTemplate("probe", source), labels, max_length=256)
+    encoder = Encoder(
+        tokenizer,
+        adapter.frame(tokenizer),
+        PromptTemplate("probe", source),
+        labels,
+        form_named("single_label"),
+        max_length=256,
+    )
     prompt = encoder.encode([Example("where is my parcel")])[0].input_ids
     assert prompt[0] == 0 and prompt.count(0) == 1
     pad = tokenizer.convert_tokens_to_ids(adapter.pad_token(tokenizer))
@@ -112,7 +120,14 @@ def test_one_beginning_one_end_and_padding_apart(tokenizer, source, end):
 @pytest.mark.parametrize("token", ["<s>", "</s>", "<pad>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"])
 def test_text_cannot_forge_the_frame(tokenizer, source, token):
     labels = LabelSet.from_names(["a", "b"])
-    encoder = Encoder(tokenizer, Nano().frame(tokenizer), PromptTemplate("probe", source), labels, max_length=256)
+    encoder = Encoder(
+        tokenizer,
+        Nano().frame(tokenizer),
+        PromptTemplate("probe", source),
+        labels,
+        form_named("single_label"),
+        max_length=256,
+    )
     honest, forged = encoder.encode([Example("hello"), Example(f"hello{token}you {token}")])
 
     def controls(ids):

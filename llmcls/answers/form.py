@@ -1,0 +1,270 @@
+"""The contract of a form of answer, and where forms are looked up by name.
+
+    register(SingleLabel())                       # at the end of a form's file
+    form = form_of(settings)
+    encoder = Encoder(tokenizer, frame, template, labels, form, max_length=1024)
+    layout = form.lay_out(encoder, objective)     # training
+    predictor = form.predict(model, encoder, settings.prediction, formats, decision)
+    for prediction in predictor.predict(prompts, Wanted(), progress): ...
+
+A form is stateless. What it makes for one encoder (`Layout`, `Predictor`) holds the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from llmcls.errors import LlmclsError
+from llmcls.settings import task
+
+if TYPE_CHECKING:
+    import torch
+
+    from llmcls.console import Reporter
+    from llmcls.engine.objectives import Objective
+    from llmcls.engine.packing import Batch
+    from llmcls.engine.scores import Progress, Prompts
+    from llmcls.evaluation.files import Report
+    from llmcls.evaluation.thresholds import Thresholds
+    from llmcls.labels import LabelSet
+    from llmcls.model.hardware import Formats
+    from llmcls.prompt.encoding import EncodedPrompt, Encoder
+    from llmcls.prompt.spelling import AnswerPlace, Spelled
+    from llmcls.records import Example, Prediction
+    from llmcls.settings import PredictionSettings, Settings
+    from llmcls.settings.task import FormRules
+
+Figure = Literal["probabilities", "margin", "label_mass"]
+"""What may be known of a prediction besides the label."""
+
+Decision = Mapping[str, Any]
+"""What a form decided on held-out rows, as JSON; a run keeps it."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of a prediction is to be computed besides the label.
+
+    Attributes:
+        label_mass: fill `Prediction.label_mass`, which needs the full vocabulary's softmax.
+        probabilities: fill `Prediction.probabilities`.
+    """
+
+    label_mass: bool = False
+    probabilities: bool = True
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What follows a prompt in training, for people to look at.
+
+    Attributes:
+        tokens: token ids; for a head the outputs that are the row's labels.
+        carrying: the places in `tokens` that carry loss.
+        learnt: what is learnt of this row, in a few words.
+    """
+
+    tokens: Sequence[int]
+    carrying: Collection[int]
+    learnt: str
+
+
+class Layout(Protocol):
+    """How the rows of one encoder are laid out for one objective; a target is what `Form.target` gives."""
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """Shape of a target as a tensor: () for one label, (labels,) for a flag of each."""
+        ...
+
+    @property
+    def some_target(self) -> Any:
+        """Any target, for packs that count nothing."""
+        ...
+
+    @property
+    def some_token(self) -> int:
+        """Any token of the vocabulary, for packs that count nothing."""
+        ...
+
+    def tokens_behind(self, target: Any) -> int:
+        """How many tokens follow the prompt of a row with this target, at most."""
+        ...
+
+    def packed(self, prompts: Prompts, targets: Sequence[Any]) -> Batch:
+        """One token tree, for `llmcls.engine.objectives.packed_loss`."""
+        ...
+
+    def padded(self, prompts: Prompts, targets: Sequence[Any], pad_token_id: int) -> Batch:
+        """Right-padded sequences, for `llmcls.engine.objectives.padded_loss`."""
+        ...
+
+    def predict(self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int) -> torch.Tensor:
+        """What the model as it is would answer, as int64 targets: (rows, *target_shape)."""
+        ...
+
+
+class Predictor(Protocol):
+    """A model, an encoder and a way of predicting that belong together."""
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """From which probability on each label is predicted; None where the most probable answer counts."""
+        ...
+
+    def predict(
+        self, prompts: Sequence[EncodedPrompt], wanted: Wanted, progress: Progress | None = None
+    ) -> Iterator[Prediction]:
+        """The prediction of each prompt, in order."""
+        ...
+
+    def warm_up(self, prompts: Sequence[EncodedPrompt]) -> None:
+        """Keep what these prompts share, and from now on nothing else; see `llmcls.engine.scores.Scorer`."""
+        ...
+
+    def untuned(self) -> Predictor:
+        """The same, without what was decided on held-out rows for one trained model."""
+        ...
+
+    def report(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
+        """Compare predictions with the examples' labels."""
+        ...
+
+
+class Form(Protocol):
+    """One form of answer."""
+
+    @property
+    def rules(self) -> FormRules:
+        """Its name, its task, and what it means for the settings."""
+        ...
+
+    @property
+    def lacks(self) -> Mapping[Figure, str]:
+        """The figures that its predictions do not have, each with the reason."""
+        ...
+
+    @property
+    def decides(self) -> bool:
+        """Whether held-out rows decide something once the model is trained."""
+        ...
+
+    def check(self, how: PredictionSettings, labels: LabelSet) -> None:
+        """Refuse a way of predicting that does not go with these answers.
+
+        Raises:
+            LlmclsError: with what to set instead.
+        """
+        ...
+
+    def spell(self, place: AnswerPlace, head: bool) -> Spelled:
+        """The tokens of all answers behind a prompt; for a classification head the labels' numbers.
+
+        Raises:
+            LlmclsError: for labels that have no such answers.
+        """
+        ...
+
+    def show(self, encoder: Encoder, example: Example) -> Shown:
+        """What a labelled row teaches."""
+        ...
+
+    def target(self, example: Example, labels: LabelSet) -> Any:
+        """What a training row keeps of its labels: a label's index, or 0 or 1 for every label."""
+        ...
+
+    def balance(self, counts: Sequence[int], rows: int) -> tuple[float, ...]:
+        """The weights of `training.class_weights: balanced`, from the rows that have each label and all rows."""
+        ...
+
+    def lay_out(self, encoder: Encoder, objective: Objective) -> Layout:
+        """How rows are laid out in training."""
+        ...
+
+    def measure(self, true: Sequence[Any], predicted: Sequence[Any]) -> dict[str, float]:
+        """The figures of the validation split during training; both are targets."""
+        ...
+
+    def decide(self, model: Any, encoder: Encoder, rows: Sequence[dict[str, Any]], reporter: Reporter) -> Decision:
+        """What held-out rows (`input_ids`, `label`) decide about a trained model; no rows: the usual decision.
+
+        Every process must call it, with the same rows. It is called only where `decides` is set.
+        """
+        ...
+
+    def predict(
+        self,
+        model: Any,
+        encoder: Encoder,
+        how: PredictionSettings,
+        formats: Formats,
+        decision: Decision | None = None,
+        separator: str = ",",
+    ) -> Predictor:
+        """Make what predicts.
+
+        Args:
+            model: the model, possibly with LoRA weights.
+            encoder: made with this form.
+            how: how labels are found, and when none is given.
+            formats: the model's number formats, which say how near two labels are a tie.
+            decision: what was decided for this model; None for a model that was not trained for the task.
+            separator: joins the labels of a text that may have several.
+
+        Raises:
+            LlmclsError: when `how` does not fit the form or the model.
+        """
+        ...
+
+    def baseline(
+        self, train: Sequence[Example], validation: Sequence[Example], test: Sequence[Example], labels: LabelSet
+    ) -> Report:
+        """TF-IDF and logistic regression, trained on `train` and evaluated on `test`."""
+        ...
+
+
+_FORMS: dict[str, Form] = {}
+
+
+def register(form: Form) -> None:
+    """Make a form known by its name, here and to the settings.
+
+    Raises:
+        LlmclsError: when another form has its name, or one of its methods within the task.
+    """
+    task.register(form.rules)
+    _FORMS[form.rules.name] = form
+
+
+def unregister(name: str) -> None:
+    """Forget a form; for tests."""
+    task.unregister(name)
+    del _FORMS[name]
+
+
+def form_named(name: str) -> Form:
+    """The form of a name, as `FormRules` has it."""
+    return _FORMS[name]
+
+
+def form_of(settings: Settings) -> Form:
+    """The form that the task and the method of these settings choose."""
+    return _FORMS[settings.form.name]
+
+
+def refuse_missing(form: Form, options: Mapping[Figure, str]) -> None:
+    """Refuse figures that the form's predictions do not have.
+
+    Args:
+        form: the form.
+        options: the figures asked for, each as the user calls it: `{"margin": "--margin"}`.
+
+    Raises:
+        LlmclsError: naming all of them, with the reason.
+    """
+    if wrong := [figure for figure in options if figure in form.lacks]:
+        names = " and no ".join(options[figure] for figure in wrong)
+        reasons = ", and ".join(dict.fromkeys(form.lacks[figure] for figure in wrong))
+        raise LlmclsError(f"With task {form.rules.task} there is no {names}: {reasons}; leave it out.")

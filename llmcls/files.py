@@ -1,0 +1,154 @@
+"""Files that are written whole or not at all, held by one process at a time, and told apart by their digests.
+
+with replacing("metrics.json") as file:            # the old file stays until the new one is on the disk
+    file.write("{}")
+with locked("runs/tickets.lock"):                  # a second process gets LockedError
+    ...
+sha256_of("model.safetensors")
+shipped("templates")                               # the folder with instruction.j2, chat.j2, few_shot.j2
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from llmcls.errors import LlmclsError
+
+NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What the system says of a file system that has no locks: there, no process is refused."""
+
+
+class LockedError(LlmclsError):
+    """Another process holds the lock; the message names it as far as it is known."""
+
+
+@contextmanager
+def replacing(path: str | Path, errors: str = "strict", *, held: bool = False) -> Iterator[IO[str]]:
+    """Write a UTF-8 text file that takes the place of `path` when the block ends without an error.
+
+    The content and the new name are flushed to the disk: after a kill or a power cut, `path` is the old file or the
+    new one. Line ends are written as given.
+
+    Args:
+        path: the file to write or replace.
+        errors: what becomes of text that is not valid Unicode, as `open` takes it.
+        held: nobody else writes this file (`locked`), so a draft that a killed process left behind is written over.
+
+    Raises:
+        OSError: when the system refuses; `path` is then as it was.
+    """
+    path = Path(path)
+    # `tempfile` would make a file that only its owner may read, whatever the umask says.
+    draft = draft_of(path) if held else path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("w", encoding="utf-8", errors=errors, newline="") as file:
+            yield file
+            flush(file)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    flush_folder(path.parent)
+
+
+def draft_of(path: Path) -> Path:
+    """Where `replacing` with `held` writes before the file has its name."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def flush(file: IO[str] | IO[bytes]) -> int:
+    """Bring all that was written to an open file to the disk; returns the file's size in bytes."""
+    file.flush()
+    os.fsync(file.fileno())
+    return os.fstat(file.fileno()).st_size
+
+
+def flush_folder(folder: str | Path) -> None:
+    """Bring the names in a folder to the disk, so that a rename in it survives a power cut."""
+    if os.name != "posix":  # Windows cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, *NO_LOCKS_HERE):  # some network file systems cannot flush a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def flush_tree(folder: str | Path) -> None:
+    """Bring every file below a folder to the disk, and the names of all of them."""
+    for path in [*Path(folder).rglob("*"), Path(folder)]:
+        if path.is_dir():
+            flush_folder(path)
+        elif path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+@contextmanager
+def locked(path: str | Path, timeout: float = 0.0) -> Iterator[None]:
+    """Hold a lock of the operating system for the block; a process that is killed lets go of it.
+
+    The file says who holds it, and is deleted at the end.
+
+    Args:
+        path: the lock file; its folder must exist.
+        timeout: seconds to wait for another process.
+
+    Raises:
+        LockedError: when another process holds the lock for longer than that.
+        OSError: when the file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(path)
+    path.parent.stat()  # refuses a folder that is not there, which filelock would make
+    lock = FileLock(path, timeout=timeout)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise LockedError(_holder(path)) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS_HERE:
+            raise
+    with suppress(OSError):  # a full disk; and on Windows nobody reads a locked file
+        path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # while it is held, so that nobody else's is deleted
+            path.unlink()
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    with suppress(OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8") or "another process"
+    return "another process"
+
+
+def sha256_of(file: str | Path) -> str:
+    """The SHA-256 of a file's content, as 64 hexadecimal digits."""
+    with Path(file).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def shipped(folder: str) -> Path:
+    """The folder `templates` or `launch` as shipped: inside the package (wheel), or beside it (checkout).
+
+    Raises:
+        LlmclsError: when the installation lacks it.
+    """
+    package = Path(__file__).resolve().parent
+    for candidate in (package / folder, package.parent / folder):
+        if candidate.is_dir():
+            return candidate
+    raise LlmclsError(f"This installation of llmcls lacks its '{folder}' folder; install it again.")

@@ -1,0 +1,400 @@
+"""Trains a classifier: data and settings in, a sealed run directory out.
+
+from llmcls import train
+
+run = train("tickets/", base_model="meta-llama/Llama-3.2-1B", output_dir="runs/tickets")
+run.path
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmcls.answers import form_of
+from llmcls.answers.form import Decision
+from llmcls.console import Reporter
+from llmcls.data.splits import DataSplits, load_training_data
+from llmcls.engine.attention import supports_packing
+from llmcls.engine.objectives import Objective
+from llmcls.engine.packing import training_pack_tokens
+from llmcls.errors import LlmclsError
+from llmcls.model.hardware import Formats, choose_formats
+from llmcls.model.loading import load_model
+from llmcls.processes.stopping import StoppedError, StopSignals
+from llmcls.processes.world import World, join_training, launched_rank, launched_size, requested_backend
+from llmcls.runs.assembly import Assembly, assemble
+from llmcls.runs.claim import claiming
+from llmcls.runs.run import Run
+from llmcls.runs.writing import check_free, default_path, explaining_writes, unfinished_folder, writing
+from llmcls.settings import LoraSettings, Settings, make_settings
+from llmcls.training.backends import SHARDED, check_request, describe_world
+from llmcls.training.checkpoints import (
+    choose_checkpoint,
+    describe_run,
+    record_identity,
+    remove_leftovers,
+    remove_state,
+)
+from llmcls.training.keeping import describe, save_weights, write_run
+from llmcls.training.memory import DeviceFullError, explain, shrink
+from llmcls.training.preparation import check_names, encode_rows, resolve_class_weights
+
+if TYPE_CHECKING:
+    from transformers.trainer_utils import TrainOutput
+
+    from llmcls.training.trainer import LabelTrainer
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt at a training.
+
+    Attributes:
+        settings: as resolved.
+        path: the run directory to write.
+        data: what to train on; see `train`.
+        overwrite, resume, force: see `train`.
+        reporter: where progress goes.
+    """
+
+    settings: Settings
+    path: Path
+    data: object
+    overwrite: bool
+    resume: str
+    force: bool
+    reporter: Reporter
+
+
+def train(
+    data: object = None,
+    *,
+    base_model: str | None = None,
+    template: str | None = None,
+    text_columns: tuple[str, ...] = (),
+    label_column: str | None = None,
+    output_dir: str | Path | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    resume: str = "auto",
+    force: bool = False,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Fine-tune a base model on labelled texts and write a run directory.
+
+    A run that was killed or stopped goes on from its last whole checkpoint, which is in `output_dir.unfinished`, when
+    it is started again with the same `output_dir`. Every process of a launcher calls this function alike.
+
+    Args:
+        data: a path or specification, a pandas DataFrame, a `datasets.Dataset`/`DatasetDict`, a list of dicts, or a
+            dict of splits; `settings.data.source` when None.
+        base_model: a name from `llmcls models list`, a Hub id, or a folder.
+        template: a template's name, or the path of a `.j2` file.
+        text_columns: columns that hold the text.
+        label_column: column that holds the label.
+        output_dir: the run directory to write.
+        settings: a `Settings` tree or nested mapping; the arguments above win over it.
+        overwrite: replace an existing run.
+        resume: `auto`: go on with an unfinished run; `never`: begin anew; or the path of a checkpoint.
+        force: go on although settings or data differ from those of the checkpoint.
+        reporter: where progress goes.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        LlmclsError: for bad data, impossible settings, a model that cannot be loaded, a diverging loss, a launcher that
+            did not start what it was asked for, a checkpoint of another run, a run that another process trains, or a
+            full disk.
+        StoppedError: after SIGTERM or SIGINT, when a checkpoint has been written.
+    """
+    reporter = reporter or Reporter()
+    given: dict[str, Any] = settings.model_dump() if isinstance(settings, Settings) else _deep_copy(settings or {})
+    for section, key, value in (
+        ("data", "source", str(data) if isinstance(data, (str, Path)) else None),
+        ("data", "text_columns", text_columns or None),
+        ("data", "label_column", label_column),
+        ("model", "base_model", base_model),
+        ("prompt", "template", template),
+    ):
+        if value is not None:
+            given.setdefault(section, {})[key] = value
+    if data is not None and not isinstance(data, (str, Path)):
+        given.setdefault("data", {})["source"] = None  # what the settings name is not what it was trained on
+    if output_dir is not None:
+        given["output_dir"] = str(output_dir)
+    resolved = make_settings(given)
+    if data is None and resolved.data.source is None:
+        raise LlmclsError("There is no data to train on; give --data, or data.source in the settings.")
+    source = data if data is not None else resolved.data.source
+    path = Path(resolved.output_dir or default_path(resolved))
+    with claiming(path) if launched_rank() == 0 else nullcontext():
+        while True:
+            try:
+                return _train(Job(resolved, path, source, overwrite, resume, force, reporter))
+            except DeviceFullError:
+                smaller = shrink(resolved.training)
+                if smaller is None or launched_size() > 1:
+                    raise  # other processes hang in the same step: their launcher must start all anew
+            reporter.warn(explain(smaller))
+            resolved = resolved.model_copy(update={"training": resolved.training.model_copy(update=smaller)})
+            resume = "auto" if resume == "never" else resume
+            _free_memory()
+
+
+def _free_memory() -> None:
+    """Drop what a failed attempt has left on the device."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _train(job: Job) -> Run:
+    """One attempt, from data to a run directory."""
+    material = _read(job)
+    prepared = _prepare(job, material)
+    loaded = _load(job, material, prepared)
+    path, world = loaded.path, loaded.world
+    with ExitStack() as stack:
+        if world.is_main:
+            stack.enter_context(_writing(job, loaded))
+        world.wait()
+        trainer, metrics = _fit(job, material, prepared, loaded)
+        _keep(job, material, prepared, loaded, trainer, metrics)
+    if world.is_main:
+        remove_state(path)  # last: whatever fails before, the run can go on
+    world.wait()
+    return Run.open(path)
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What is learnt, and what the machine and the launcher allow."""
+
+    splits: DataSplits
+    class_weights: tuple[float, ...] | None
+    backend: str
+    formats: Formats
+
+
+def _read(job: Job) -> _Material:
+    """Read and check everything that needs no model. Every process does the same work: nobody waits."""
+    settings = job.settings
+    check_free(job.path, job.overwrite)
+    backend = requested_backend()
+    formats = choose_formats(settings, sharded=backend in SHARDED, training=True)
+    check_request(settings, formats, backend)
+    check_names(settings)
+    splits = load_training_data(settings, job.data)
+    form = form_of(settings)
+    form.check(settings.prediction, splits.labels)  # or nobody could predict with the run
+    for note in splits.notes:
+        job.reporter.say(f"  {note}")
+    weights = resolve_class_weights(settings.training.class_weights, splits.labels, splits.train, form)
+    return _Material(splits, weights, backend, formats)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Encoded rows, and the parts that encoded them."""
+
+    assembly: Assembly
+    train_rows: Sequence[dict[str, Any]]
+    validation_rows: Sequence[dict[str, Any]]
+    truncated: int
+
+
+def _prepare(job: Job, material: _Material) -> _Prepared:
+    """Assemble what turns examples into tokens, and encode them."""
+    splits, reporter = material.splits, job.reporter
+    assembly = assemble(job.settings, splits.labels, splits.train)
+    _announce(splits, assembly, reporter)
+    train_rows, truncated = encode_rows(assembly, splits.train, reporter, "train")
+    validation_rows, _ = encode_rows(assembly, splits.validation, reporter, "validation")
+    if truncated:
+        reporter.say(f"  {truncated} of {len(train_rows)} training texts were cut to prompt.max_length tokens")
+    return _Prepared(assembly, train_rows, validation_rows, truncated)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The processes, the model, and where an unfinished run goes on."""
+
+    path: Path
+    world: World
+    identity: dict[str, Any]
+    checkpoint: Path | None
+    config: Any
+    model: Any
+    packed: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is written until it is finished."""
+        return unfinished_folder(self.path)
+
+
+def _load(job: Job, material: _Material, prepared: _Prepared) -> _Loaded:
+    """Join the other processes, choose the checkpoint to go on from, and load the model."""
+    from transformers import set_seed
+
+    from llmcls.training.configuration import make_config
+
+    settings, reporter, formats, assembly = job.settings, job.reporter, material.formats, prepared.assembly
+    base, has_validation = assembly.base, bool(prepared.validation_rows)
+    # The configuration before the model: it starts torch.distributed, and tells ZeRO-3 to shard what is loaded.
+    config = make_config(settings, formats, base.adapter, unfinished_folder(job.path) / "trainer", has_validation)
+    world = join_training(config, material.backend)
+    path = world.share(job.path)  # its default holds the time
+    folder, checkpoint = unfinished_folder(path), None
+    config.output_dir = str(folder / "trainer")
+    identity = describe_run(settings, material.splits.fingerprint, base.fingerprint, world)
+    if world.is_main:
+        checkpoint = choose_checkpoint(folder, job.resume, identity, force=job.force, reporter=reporter)
+    checkpoint = world.share(checkpoint)
+    reporter.say(f"Loading {base.checkpoint} on {describe_world(world, formats, settings.training)}")
+    set_seed(settings.seed)
+    if settings.training.tuning == "full" and settings.lora != LoraSettings():
+        reporter.warn("the lora.* settings have no effect: training.tuning 'full' trains all weights.")
+    model = load_model(base, settings.model, formats, assembly.head)
+    reason = supports_packing(model) if settings.training.packing else None
+    if reason:
+        reporter.warn(f"training runs on padded batches, which are slower: {reason}.")
+    packed = settings.training.packing and reason is None
+    return _Loaded(path, world, identity, checkpoint, config, model, packed)
+
+
+@contextmanager
+def _writing(job: Job, loaded: _Loaded) -> Iterator[None]:
+    """Write into the unfinished run; it becomes the run when the block ends well."""
+    checkpoint, folder = loaded.checkpoint, loaded.folder
+    own = checkpoint is not None and checkpoint.resolve().is_relative_to(folder.resolve())
+    with writing(loaded.path, job.overwrite, keep=own):
+        with explaining_writes(folder):
+            record_identity(folder, loaded.identity)
+        if checkpoint is not None:
+            job.reporter.say(f"Going on from {checkpoint}; --resume never begins anew")
+            if own:  # nothing is deleted in another run
+                remove_leftovers(checkpoint)
+        yield
+
+
+def _fit(job: Job, material: _Material, prepared: _Prepared, loaded: _Loaded) -> tuple[LabelTrainer, dict[str, float]]:
+    """Train, from the checkpoint if there is one.
+
+    Raises:
+        StoppedError: when a signal ended it.
+    """
+    from llmcls.training.batches import Collator
+    from llmcls.training.callbacks import describe_outcome
+    from llmcls.training.trainer import make_trainer
+
+    settings, reporter, assembly = job.settings, job.reporter, prepared.assembly
+    training = settings.training
+    objective = Objective(
+        "sft" if training.objective == "sft" else "label",  # to a head, every label is one token
+        training.loss_normalization,
+        material.class_weights,
+        training.label_smoothing_factor,
+    )
+    collator = Collator(
+        assembly.form.lay_out(assembly.encoder, objective),
+        packed=loaded.packed,
+        pad_token_id=int(assembly.tokenizer.pad_token_id),
+        pack_tokens=training_pack_tokens(training.pack_tokens, material.formats.device.type),
+    )
+    rows = prepared.train_rows, prepared.validation_rows
+    trainer = make_trainer(loaded.config, loaded.model, assembly, collator, *rows, settings, reporter)
+    # ZeRO-3 leaves this process a share of each tensor, and says how large the whole is.
+    trainable = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad)
+    kind = "" if training.tuning == "full" else "LoRA "
+    reporter.say(f"Training {trainable:,} {kind}parameters on {len(prepared.train_rows)} rows")
+    with StopSignals() as stop:
+        trainer.stop = stop
+        result = _run(trainer, loaded.checkpoint, settings)
+    if trainer.stopping and trainer.state.global_step < trainer.state.max_steps:
+        loaded.world.wait()
+        raise StoppedError(
+            f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint in "
+            f"'{loaded.folder}'; the same command with --output-dir {loaded.path} goes on."
+        )
+    for line in describe_outcome(trainer):
+        reporter.say(line)
+    return trainer, dict(result.metrics)
+
+
+def _keep(
+    job: Job,
+    material: _Material,
+    prepared: _Prepared,
+    loaded: _Loaded,
+    trainer: LabelTrainer,
+    metrics: dict[str, float],
+) -> None:
+    """Decide on held-out rows what the form decides, and write weights, tokenizer, log and card."""
+    import torch
+
+    settings, world, folder = job.settings, loaded.world, loaded.folder
+    decision = _decide(trainer, prepared, job.reporter)
+    with explaining_writes(folder):
+        save_weights(trainer, folder / ("model" if settings.training.tuning == "full" else "adapter"))
+        if world.is_main:
+            peak = torch.cuda.max_memory_allocated() if material.formats.device.type == "cuda" else None
+            card = describe(settings, material.splits, prepared.assembly, metrics, prepared.truncated, peak)
+            card["training"] |= {"backend": world.backend, "processes": world.size}
+            write_run(folder, trainer, prepared.assembly, settings, card | {"decision": decision})
+
+
+def _decide(trainer: LabelTrainer, prepared: _Prepared, reporter: Reporter) -> Decision | None:
+    form, rows = prepared.assembly.form, prepared.validation_rows
+    if not form.decides:
+        return None
+    if trainer.is_fsdp_enabled:
+        reporter.warn("with 'fsdp' thresholds stay at 0.5: no process has the whole model to tune them with.")
+        rows = []
+    # Every process decides: with ZeRO-3 all must run the model.
+    return form.decide(trainer.model, prepared.assembly.encoder, rows, reporter)
+
+
+def _run(trainer: LabelTrainer, checkpoint: Path | None, settings: Settings) -> TrainOutput:
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    try:
+        return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        rows = settings.training.per_device_train_batch_size
+        raise DeviceFullError(
+            f"The device's memory is full at step {trainer.state.global_step} with {rows} rows per forward pass; lower "
+            "training.per_device_train_batch_size and prompt.max_length, or set training.gradient_checkpointing to "
+            "true."
+        ) from error
+
+
+def _announce(splits: DataSplits, assembly: Assembly, reporter: Reporter) -> None:
+    counts = ", ".join(f"{len(splits[split])} {split}" for split in ("train", "validation", "test"))
+    reporter.say(f"Data: {counts} rows, {len(splits.labels)} labels")
+    reporter.say(
+        f"Base model: {assembly.base.name} (adapter {assembly.base.adapter.name}), "
+        f"template: {assembly.encoder.template.name}"
+    )
+    if assembly.base.name == "nano":
+        reporter.say(
+            "  'nano' is a tiny model for trying things out; for real work choose one, for example "
+            "--base-model llama-3.2-1b (`llmcls models list`)"
+        )
+    notice = assembly.encoder.frame.notice
+    if notice and assembly.encoder.is_chat:
+        reporter.warn(notice)
+
+
+def _deep_copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}
