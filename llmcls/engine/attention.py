@@ -30,7 +30,7 @@ neighbours. They are exact only one row at a time."""
 def supports_packing(model: Any) -> str | None:
     """Why `model` cannot take the packed layout's 4-D attention mask, or None when it can."""
     if isinstance(model, PeftModel) and any(config.is_prompt_learning for config in model.peft_config.values()):
-        return "its PEFT adapter adds virtual prompt tokens"
+        return "its PEFT weights add virtual prompt tokens"
     base = bare(model)
     if base.config.is_encoder_decoder:
         return "it is an encoder-decoder model"

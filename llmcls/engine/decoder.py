@@ -65,7 +65,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def fingerprint(model: Any) -> int:
-    """A number that changes with the weights (in-place updates, replaced tensors) and with the active adapters.
+    """A number that changes with the weights (in-place updates, replaced tensors) and with the active LoRA weights.
 
     Writing through `parameter.data` leaves no trace that PyTorch could tell; call `PrefixStore.forget` after it.
     """

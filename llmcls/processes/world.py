@@ -128,6 +128,11 @@ def configured_fsdp_version() -> str:
     return os.environ.get("FSDP_VERSION", "1")
 
 
+def tell_deepspeed_cpu() -> None:
+    """Let DeepSpeed use the CPU, unless the user says otherwise: it guesses, and may look for CUDA."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def is_launched() -> bool:
     """Whether a launcher (accelerate, torchrun, `llmcls train --launch`) started this process."""
     return any(name in os.environ for name in (ASKED, "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"))

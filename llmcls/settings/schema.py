@@ -28,7 +28,7 @@ class Settings(Section):
     data: DataSettings = Field(default_factory=DataSettings, description="Where the rows come from.")
     model: ModelSettings = Field(default_factory=ModelSettings, description="The base model.")
     prompt: PromptSettings = Field(default_factory=PromptSettings, description="How a row becomes a prompt.")
-    lora: LoraSettings = Field(default_factory=LoraSettings, description="The adapter that is trained.")
+    lora: LoraSettings = Field(default_factory=LoraSettings, description="The LoRA weights that are trained.")
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="The optimisation.")
     prediction: PredictionSettings = Field(default_factory=PredictionSettings, description="How labels are scored.")
     output_dir: str | None = Field(None, description="Run directory; runs/DATA-MODEL-TIME when not given.")

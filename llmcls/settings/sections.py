@@ -1,4 +1,4 @@
-"""The settings of data, model, prompt, adapter and prediction: one class a section, checked for itself."""
+"""The settings of data, model, prompt, LoRA and prediction: one class a section, checked for itself."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class PromptSettings(Section):
 
 
 class LoraSettings(Section):
-    """The adapter that is trained (PEFT)."""
+    """The LoRA weights that are trained (PEFT)."""
 
     r: int = Field(16, ge=1, description="Rank of the update matrices.")
     lora_alpha: float = Field(32, gt=0, description="Scale of the update: lora_alpha / r.")

@@ -21,7 +21,8 @@ class TrainingSettings(Section):
     )
     tuning: Literal["lora", "full"] = Field(
         "lora",
-        description="lora: an adapter on frozen base weights; full: all weights, which needs model.quantization none.",
+        description="lora: LoRA weights beside frozen base weights; full: all weights, which needs model.quantization "
+        "none.",
     )
     loss_normalization: Literal["example", "token"] = Field(
         "example", description="Average over rows, or over answer tokens (TRL's way: long labels weigh more)."

@@ -8,7 +8,6 @@ What a library refuses becomes one sentence here.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from trl import SFTConfig
 
 from llmcls.errors import LlmclsError
 from llmcls.model.hardware import Formats
+from llmcls.processes.world import tell_deepspeed_cpu
 from llmcls.settings import LoraSettings, Settings
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def make_config(
             "the setting out."
         )
     if formats.device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed guesses otherwise, and may look for CUDA
+        tell_deepspeed_cpu()
     with refusing(ValueError, ImportError, says="These training settings cannot be used"):
         config = _sft_config(settings, formats, folder, suggested, selects, has_validation)
     if config.world_size == 1 and config.n_gpu > 1:
@@ -104,9 +104,9 @@ def _sft_config(
 
 
 def make_lora_config(settings: Settings, adapter: BaseModelAdapter) -> LoraConfig:
-    """PEFT's configuration; target modules from the settings, or else the adapter's.
+    """PEFT's configuration; target modules from the settings, or else the base-model adapter's.
 
-    A classification head is trained whole and saved with the adapter.
+    A classification head is trained whole and saved with the LoRA weights.
     """
     lora, head = settings.lora, settings.training.objective == "head"
     targets = lora.target_modules or adapter.lora_target_modules
