@@ -223,7 +223,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "run_")
         check_free(path, overwrite=False)
-        shutil.copytree(self.run_.path, path)
+        shutil.copytree(self.run_.path, path, dirs_exist_ok=True)
         return Run.open(path)
 
     def __getstate__(self) -> dict[str, Any]:

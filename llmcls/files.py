@@ -141,6 +141,31 @@ def sha256_of(file: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def read_text(path: str | Path, kind: str) -> str:
+    """A UTF-8 text that a user has written, without the byte-order mark that some editors begin it with.
+
+    Args:
+        path: the file.
+        kind: what to call it in errors: `Template file`.
+
+    Raises:
+        LlmclsError: when it cannot be read, or is not UTF-8.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        wide = error.object.startswith((b"\xff\xfe", b"\xfe\xff"))
+        what = (
+            "UTF-16" if wide else f"text in another encoding (byte {error.start + 1} is {error.object[error.start]:#x})"
+        )
+        raise LlmclsError(f"{kind} '{path}' cannot be read: it is {what}, not UTF-8; save it as UTF-8.") from error
+    except OSError as error:
+        raise LlmclsError(f"{kind} '{path}' cannot be read: {error.strerror or error}.") from error
+    if "\0" in text:  # UTF-16 without its mark is valid UTF-8, with a NUL beside every letter
+        raise LlmclsError(f"{kind} '{path}' cannot be read: it holds NULs, as UTF-16 does; save it as UTF-8.")
+    return text
+
+
 def shipped(folder: str) -> Path:
     """The folder `templates` or `launch` as shipped: inside the package (wheel), or beside it (checkout).
 

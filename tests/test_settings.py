@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -108,7 +109,7 @@ BEST_STEPS = {
             "needs a checkpoint of every evaluation, but save_steps is 6.0 and eval_steps 3.0; leave save_steps out",
         ),
         ({"training": {"logging_steps": 1.5, "save_steps": 2.5}}, "logging_steps is 1.5; .*save_steps is 2.5; "),
-        ({"data": {"labels": [True, False]}}, "YAML reads yes, no, on and off as true and false; put quotes"),
+        ({"data": {"labels": [True, False]}}, "True is a bool, not a name; write the name as text"),
         ({"training": {"max_steps": 0}}, "max_steps is 0"),
         ({"training": {"max_steps": -2}}, "max_steps is -2"),
         ({"training": {"objective": "label", "loss_normalization": "token"}}, "'token' is for objective 'sft'"),
@@ -119,6 +120,66 @@ BEST_STEPS = {
 def test_impossible_combinations(values, says):
     with pytest.raises(LlmclsError, match=says):
         make_settings(values)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("seed", 2**32, "seed = 4294967296: input should be less than or equal to 4294967295"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("seed", 1.5, "valid integer"),
+        ("seed", True, "seed: True, but must be a number"),
+        ("training.warmup_steps", 1.5, "warmup_steps is 1.5; give whole steps, or below 1 a share of all steps"),
+        ("training.eval_steps", 2.5, "eval_steps is 2.5; give whole steps"),
+        ("training.learning_rate", float("nan"), "finite number"),
+        ("training.learning_rate", float("inf"), "finite number"),
+        ("training.learning_rate", "nan", "finite number"),
+        ("training.learning_rate", True, "True, but must be a number"),
+        ("training.num_train_epochs", float("inf"), "finite number"),
+        ("training.max_steps", float("inf"), "finite number"),
+        ("training.max_steps", True, "True, but must be a number"),
+        ("training.gradient_accumulation_steps", 1.5, "valid integer"),
+        ("training.max_grad_norm", float("nan"), "finite number"),
+        ("training.weight_decay", float("inf"), "finite number"),
+        ("training.save_minutes", float("nan"), "finite number"),
+        ("training.early_stopping_threshold", float("nan"), "finite number"),
+        ("training.class_weights", {"a": float("nan")}, "finite number"),
+        ("training.class_weights", {"a": float("inf")}, "finite number"),
+        ("training.class_weights", {"a": True, "b": 2}, "'a' is True, but must be a number"),
+        ("training.lr_scheduler_kwargs", {"min_lr": float("nan")}, "lr_scheduler_kwargs.min_lr is nan; give a finite"),
+        ("training.lr_scheduler_kwargs", {"a": [1, {"b": float("inf")}]}, r"kwargs\.a\[1\]\.b is inf; give a finite"),
+        ("training.max_steps", np.bool_(True), "True, but must be a number"),
+        ("data.validation_size", float("nan"), "finite number"),
+        ("data.max_per_class", {"train": True}, "'train' is True, but must be a number"),
+        ("lora.lora_alpha", float("inf"), "finite number"),
+        ("lora.r", True, "True, but must be a number"),
+        ("prediction.threshold", float("nan"), "finite number"),
+        ("prediction.min_probability", float("nan"), "finite number"),
+    ],
+)
+def test_numbers_that_would_break_later(name, value, says):
+    values = value
+    for part in reversed(name.split(".")):
+        values = {part: values}
+    with pytest.raises(LlmclsError, match=says):
+        make_settings(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seed": 2**32 - 1},
+        {"seed": 0},
+        {"training": {"warmup_steps": 1}},
+        {"training": {"warmup_steps": 0.5}},
+        {"training": {"warmup_steps": 20.0}},
+        {"training": {"max_steps": 100.0}},
+        {"training": {"packing": 1}},
+        {"training": {"num_train_epochs": 0.5}},
+    ],
+)
+def test_numbers_that_work(values):
+    make_settings(values)
 
 
 def test_labels_may_be_numbers_and_a_name_a_list():
@@ -209,7 +270,7 @@ def test_settings_are_final():
     st.fixed_dictionaries(
         {},
         optional={
-            "seed": st.integers(0, 2**32),
+            "seed": st.integers(0, 2**32 - 1),
             "output_dir": st.none() | st.text(),
             "lora": st.fixed_dictionaries({}, optional={"r": st.integers(1, 512), "lora_dropout": st.floats(0, 0.9)}),
             "data": st.fixed_dictionaries(

@@ -21,6 +21,7 @@ import pluggy
 
 from llmcls import __version__
 from llmcls.cli import config, evaluate, labels, launch, models, plugins, predict, readers, runs, templates, train
+from llmcls.cli.shared import refuse_repeats
 from llmcls.console import Reporter
 from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.plugin.manager import DISABLE_VARIABLE, load_plugins
@@ -54,6 +55,15 @@ class Commands(click.Group):
             )
         self._owners[name] = self.owner
         super().add_command(cmd, name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's; options that count once are refused when given twice, of which click would drop the first."""
+        name, found, rest = super().resolve_command(ctx, args)
+        if found is not None and not ctx.resilient_parsing:  # shell completion looks at half-written lines
+            refuse_repeats(found, ctx, name, rest)
+        return name, found, rest
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, as added."""

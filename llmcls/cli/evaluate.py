@@ -76,7 +76,13 @@ def command(
     from llmcls.evaluation.files import write_metrics, write_predictions
     from llmcls.runs.run import Run
 
+    if (text_columns or label_column) and data is None:
+        raise click.UsageError("--text-column and --label-column are for --data; the run's own data has its own.")
     run = Run.open(run_path)
+    if run.whole and base_model and not before:
+        raise LlmclsError(
+            f"Run '{run.path}' holds all of its model, so only --before needs a base model; leave --base-model out."
+        )
     examples, name = _read(run, data, text_columns, label_column, split, reporter)
     own = _read_rows_of_baseline(run) if baseline else None
     folder = Path(output_dir) if output_dir else run.path / "evaluation" / name

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmcls.cli.shared import gather_settings, settings_options, show, show_json, start, table
+from llmcls.cli.shared import gather_settings, settings_options, show, show_json, split_labels, start, table, typed
 from llmcls.errors import LlmclsError, LlmclsWarning
 
 if TYPE_CHECKING:
@@ -35,14 +35,17 @@ def command() -> None:
 @click.option("--run", "run_path", metavar="DIR", help="A trained run: its labels, template and tokenizer.")
 @click.option("--base-model", metavar="M", help="Without --run: whose tokenizer to use (default: nano).")
 @click.option("--template", metavar="T", help="A name from `llmcls templates list`, or a .j2 file.")
-@click.option("--labels", metavar="A,B,C", help="The labels.")
+@click.option("--labels", metavar="A,B,C", help="The labels; quote one that holds a comma.")
 @click.option("--data", metavar="DIR|FILE|SPEC", help="Take the labels, and how long texts are, from labelled data.")
 @click.option("--text-tokens", type=click.IntRange(0), help="Tokens of a text (default: as in the data, else 50).")
 @click.option("--rows", type=click.IntRange(1), default=1000, show_default=True, help="Texts predicted in one call.")
 @click.option("--top", type=click.IntRange(0), default=12, show_default=True, help="How many labels to list.")
 @settings_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, nothing else; lists every label.")
+@click.pass_context
 def inspect_(
+    context: click.Context,
+    /,
     run_path: str | None,
     base_model: str | None,
     template: str | None,
@@ -64,10 +67,12 @@ def inspect_(
 
     A token-pass is one token read by the model. Nothing is loaded but the tokenizer.
     """
-    if labels and (run_path or data):
+    if labels is not None and (run_path or data):
         raise click.UsageError("Give --labels, or --data, or --run: each of them brings the labels.")
     if run_path and (base_model or files or assignments):
         raise click.UsageError("A run has its own base model and settings; leave --base-model, --config and --set out.")
+    if as_json and typed(context, "top"):
+        raise click.UsageError("--json lists every label; leave --top out.")
     start(quiet=True)
     if run_path:
         assembly, examples = _of_run(run_path, template, data)
@@ -113,9 +118,7 @@ def _of_settings(settings: Settings, labels: str | None) -> tuple[Assembly, Sequ
 
     if labels:
         given = settings.data
-        names = LabelSet.from_names(
-            (name.strip() for name in labels.split(",")), given.label_descriptions, given.label_aliases
-        )
+        names = LabelSet.from_names(split_labels(labels), given.label_descriptions, given.label_aliases)
         return assemble(settings, names), ()
     splits = _read(settings)
     return assemble(settings, splits.labels, splits.train), splits.train

@@ -59,9 +59,10 @@ def list_() -> None:
 @click.argument("name")
 def show_config(name: str) -> None:
     """Print a configuration, to be changed and used as --launch PATH.yaml."""
+    from llmcls.files import read_text
     from llmcls.processes.launching import LaunchRequest
 
-    click.echo(LaunchRequest(name).config_file.read_text(encoding="utf-8"), nl=False)
+    click.echo(read_text(LaunchRequest(name).config_file, "Launch configuration"), nl=False)
 
 
 @command.command("command", context_settings=REST_AS_IT_IS)
@@ -97,7 +98,7 @@ def slurm(nodes: int, gpus_per_node: int, name: str, output: Path | None, argume
 
     if "--output-dir" not in arguments:
         raise LlmclsError("Name the run with --output-dir: without it, a job that starts again would begin anew.")
-    request = LaunchRequest(name, num_machines=nodes, main_process_ip="MAIN")
+    request = LaunchRequest(name, num_machines=nodes, main_process_ip="MAIN" if nodes > 1 else None)
     request.config_file  # noqa: B018 - an unknown name is an error now, not in the queue
     script = slurm_script(request, arguments, gpus_per_node)
     if output is None:

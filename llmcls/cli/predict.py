@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -28,7 +27,9 @@ from llmcls.cli.shared import (
     output_options,
     prediction_options,
     settings_options,
+    split_labels,
     start,
+    typed,
 )
 from llmcls.console import Reporter
 from llmcls.errors import LlmclsError
@@ -78,6 +79,11 @@ class Request:
         if self.run_path and (self.labels or self.task):
             raise click.UsageError(
                 "--labels and --task are for zero-shot prediction; a run has its own labels and task."
+            )
+
+        if (self.text_columns or self.label_column) and (self.texts or self.source == "-"):
+            raise click.UsageError(
+                "--text-column and --label-column are for --input FILE; these texts have no columns."
             )
 
     @property
@@ -166,6 +172,8 @@ def command(**options: Any) -> None:
     label, with the probability of its best one.
     """
     request = Request(**options)
+    if request.output is None and typed(click.get_current_context(), "resume"):
+        raise click.UsageError("--resume is for --output FILE; nothing else can be gone on with.")
     reporter = start(request.quiet, request.as_json)
     world = join_prediction()
     if world.size > 1 and request.source == "-":
@@ -247,8 +255,7 @@ def _load(request: Request, way: Way) -> Classifier:
     if request.quantization:
         held = settings.model.model_copy(update={"quantization": request.quantization})
         settings = settings.model_copy(update={"model": held})
-    (names,) = csv.reader([request.labels or ""], skipinitialspace=True)  # a label that holds a comma is quoted
-    base_model, labels = request.base_model or settings.model.base_model, [name.strip() for name in names]
+    base_model, labels = request.base_model or settings.model.base_model, split_labels(request.labels or "")
     return Classifier.zero_shot(base_model, labels, template=request.template, settings=settings)
 
 

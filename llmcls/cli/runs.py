@@ -38,7 +38,7 @@ def list_(root: str, as_json: bool) -> None:
             "base_model": card["base_model"]["name"],
             "data": card["data"]["source"],
             "labels": len(card["labels"]),
-            "accuracy": _accuracy(path),
+            **_accuracy(path),
         }
         for path, card in found
     ]
@@ -50,7 +50,7 @@ def list_(root: str, as_json: bool) -> None:
         return
     shown = table("", "run", "created", "base model", "data", "labels", "accuracy")
     for entry in entries:
-        accuracy = "–" if entry["accuracy"] is None else f"{entry['accuracy']:.3f}"
+        accuracy = "–" if entry["accuracy"] is None else f"{entry['accuracy']:.3f} {entry['split']}"
         shown.add_row(
             Text(entry["run"]),
             entry["created"][:16].replace("T", " "),
@@ -60,8 +60,8 @@ def list_(root: str, as_json: bool) -> None:
             accuracy,
         )
     show(shown)
-    click.echo("accuracy: on the test split, once `llmcls evaluate --run RUN` has measured it; of all labels of a row")
-    click.echo("together where it may have several.")
+    click.echo("accuracy: on the test split, else on validation, once `llmcls evaluate --run RUN` has measured it; of")
+    click.echo("all labels of a row together where it may have several.")
 
 
 @command.command("show", short_help="Show what a run is, and verify it.")
@@ -119,15 +119,18 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
-def _accuracy(path: Path) -> float | None:
+def _accuracy(path: Path) -> dict[str, Any]:
+    """The accuracy that was measured on the run's own data, and on which split; test wins over validation."""
     from llmcls.evaluation.files import read_metrics
 
-    metrics = path / "evaluation" / "test" / "metrics.json"
-    if not metrics.is_file():
-        return None
-    try:
-        report = read_metrics(metrics)
-    except LlmclsError as error:  # one damaged file does not hide the other runs
-        warnings.warn(str(error), LlmclsWarning, stacklevel=2)
-        return None
-    return float(getattr(report, report.HEADLINES[0]))
+    for split in ("test", "validation"):
+        metrics = path / "evaluation" / split / "metrics.json"
+        if not metrics.is_file():
+            continue
+        try:
+            report = read_metrics(metrics)
+        except LlmclsError as error:  # one damaged file does not hide the other runs
+            warnings.warn(str(error), LlmclsWarning, stacklevel=2)
+            continue
+        return {"accuracy": float(getattr(report, report.HEADLINES[0])), "split": split}
+    return {"accuracy": None, "split": None}

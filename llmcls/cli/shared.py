@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from llmcls.console import Reporter
 from llmcls.settings import Settings, load_settings
@@ -76,9 +78,62 @@ def prediction_options(function: F) -> F:
     return click.option("--method", type=METHODS, help="How labels are found (prediction.method).")(function)
 
 
+def refuse_repeats(command: click.Command, parent: click.Context, name: str | None, arguments: Sequence[str]) -> None:
+    """Refuse an option that takes one value and is given twice, in the command or a command of it.
+
+    Raises:
+        click.UsageError: naming all such options.
+    """
+    context = click.Context(command, parent=parent, info_name=name, **command.context_settings)
+    try:
+        _, rest, order = command.make_parser(context).parse_args(list(arguments))
+    except click.UsageError:
+        return  # which click itself is about to say
+    single = [
+        given
+        for given in order
+        if isinstance(given, click.Option) and not (given.multiple or given.is_flag or given.count)
+    ]
+    if any(given.is_eager for given in order):  # --help, which says what would be right
+        return
+    if repeated := [given.opts[0] for given in dict.fromkeys(single) if single.count(given) > 1]:
+        raise click.UsageError(f"{', '.join(repeated)} takes one value but is given several times; keep one.", context)
+    if isinstance(command, click.Group) and rest and (inner := command.get_command(context, rest[0])):
+        refuse_repeats(inner, context, rest[0], rest[1:])
+
+
+def typed(context: click.Context, *names: str) -> list[str]:
+    """Those of the options, by parameter name, that stand on the command line, as they are written there."""
+    options = {option.name: option.opts[0] for option in context.command.params}
+    return [options[name] for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+
+
+def split_labels(text: str) -> list[str]:
+    """The labels of `--labels A,B,C`; one that holds a comma is quoted, as in a CSV file.
+
+    Raises:
+        click.UsageError: when quotes are not closed, or the text has several lines.
+    """
+    hint = 'write one line A,B,C, with "..." around a label that holds a comma, and "" for a quote in it.'
+    try:
+        ((*names, last),) = csv.reader([f"{text},."], skipinitialspace=True)
+    except csv.Error as error:
+        raise click.UsageError(f"--labels {text!r} cannot be read ({error}); {hint}") from error
+    if last != ".":
+        raise click.UsageError(f"--labels {text!r} cannot be read (a quote is not closed); {hint}")
+    return [name.strip() for name in names]
+
+
 def gather_settings(files: Sequence[str], assignments: Sequence[str], **options: Any) -> Settings:
-    """Settings from files, then `--set`, then options; an option's name is the setting's with `__` for the dot."""
+    """Settings from files, then `--set`, then options; an option's name is the setting's with `__` for the dot.
+
+    Raises:
+        click.UsageError: when `--set` gives a setting that an option gives, too.
+    """
     given = {name.replace("__", "."): value for name, value in options.items() if value not in (None, ())}
+    assigned = {assignment.partition("=")[0].strip() for assignment in assignments}
+    if twice := [name for name in given if name in assigned]:
+        raise click.UsageError(f"{', '.join(twice)} is given by an option and by --set; keep one of the two.")
     return load_settings(files, assignments, given)
 
 

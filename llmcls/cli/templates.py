@@ -11,6 +11,7 @@ import click
 
 from llmcls.cli.shared import gather_settings, settings_options, show, show_json, start, table
 from llmcls.errors import LlmclsError
+from llmcls.settings import change_settings
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -76,8 +77,10 @@ def show_(
         assembly, examples = _of_run(run_path, name, base_model, data)
     elif name:
         settings = gather_settings(
-            files, assignments, prompt__template=name, model__base_model=base_model, data__source=data or "demo:"
+            files, assignments, prompt__template=name, model__base_model=base_model, data__source=data
         )
+        if settings.data.source is None:
+            settings = change_settings(settings, {"data": {"source": "demo:"}})
         assembly, examples = _of_settings(settings)
     else:
         raise click.UsageError("Give a template's NAME, or --run DIR.")

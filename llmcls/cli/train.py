@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from llmcls.cli.shared import (
     settings_options,
     show_json,
     start,
+    typed,
 )
 from llmcls.console import Reporter
-from llmcls.errors import LlmclsError, LlmclsWarning
+from llmcls.errors import LlmclsError
 from llmcls.settings import Settings
 
 
@@ -108,8 +108,14 @@ def command(
     from llmcls.processes.world import is_launched
     from llmcls.training.memory import DeviceFullError, advise, shrink
 
-    if launcher is None and any(machines[name] is not None for name in ("num_processes", "main_process_ip")):
-        raise click.UsageError("--num-processes and --main-process-ip go with --launch NAME.")
+    if launcher is None and (alone := typed(context, *machines)):
+        raise click.UsageError(f"{', '.join(alone)}: of use with --launch NAME only.")
+    if force and resume == "never":
+        raise click.UsageError("--force is for going on with a run, but --resume never begins anew; keep one of them.")
+    if settings.output_dir is None and resume == "auto" and (idle := _without_effect(context, overwrite, force)):
+        raise click.UsageError(
+            f"{', '.join(idle)}: of use with --output-dir only; without it, every run gets a name of its own."
+        )
     if not is_launched() and (code := _launch(launcher, machines, context.meta[__name__], settings, quiet)) is not None:
         context.exit(code)
     reporter = start(quiet, as_json)
@@ -118,9 +124,7 @@ def command(
     begun = time.monotonic()
     try:
         # Standard output is for results; DeepSpeed prints there that it has compiled something.
-        with warnings.catch_warnings(), redirect_stdout(sys.stderr), failing_once():
-            if not reporter.quiet:  # the notes say the same
-                warnings.filterwarnings("ignore", category=LlmclsWarning, module=r"llmcls\.data")
+        with redirect_stdout(sys.stderr), failing_once():
             run = train(settings=settings, overwrite=overwrite, resume=resume, force=force, reporter=reporter)
     except StoppedError as stopped:
         if not reporter.silent:
@@ -144,6 +148,12 @@ def command(
     reporter.say(f"Run written to {run.path} ({size / 1e6:.1f} MB) after {time.monotonic() - begun:.0f} s. Next:")
     reporter.say(f"  llmcls evaluate --run {run.path}")
     reporter.say(f'  llmcls predict --run {run.path} "a text to classify"')
+
+
+def _without_effect(context: click.Context, overwrite: bool, force: bool) -> list[str]:
+    """Options about a run that is there already, as typed."""
+    wanted = {"overwrite": overwrite, "resume": True, "force": force}
+    return typed(context, *(name for name, given in wanted.items() if given))
 
 
 def _launch(

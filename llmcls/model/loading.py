@@ -102,6 +102,14 @@ def find_base_model(settings: ModelSettings) -> BaseModel:
     return BaseModel(settings.base_model, checkpoint, adapter, config, settings.revision, settings.trust_remote_code)
 
 
+def locate(settings: ModelSettings) -> ModelSettings:
+    """The same settings, with a base model that is a folder by its absolute path: it is found from everywhere."""
+    name = settings.base_model
+    if name in short_names() or not Path(name).is_dir():
+        return settings
+    return settings.model_copy(update={"base_model": str(Path(name).absolute())})
+
+
 def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Load the tokenizer that a run has kept."""
     from transformers import AutoTokenizer

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from llmcls.errors import LlmclsError, unknown
-from llmcls.files import shipped
+from llmcls.files import read_text, shipped
 from llmcls.processes.stopping import GRACE_SECONDS, START_AGAIN, STATUS
 from llmcls.processes.world import ASKED
 
@@ -63,6 +63,13 @@ class LaunchRequest:
             )
         if self.num_machines > 1 and self.main_process_ip is None:
             raise LlmclsError(f"--num-machines {self.num_machines} needs --main-process-ip, machine 0's address.")
+        if self.num_machines == 1 and self.main_process_ip is not None and self.name != "multi_node":
+            raise LlmclsError(
+                f"--main-process-ip {self.main_process_ip} is for several machines; say with --num-machines how many, "
+                "or leave it out."
+            )
+        if self.name == "single" and self.main_process_port is not None:
+            raise LlmclsError("--launch single is one process, which needs no --main-process-port; leave it out.")
         if self.name == "single" and (self.num_processes or 1) * self.num_machines > 1:
             raise LlmclsError("--launch single is one process on one machine; use --launch ddp for more.")
         if self.num_processes is not None and (self.num_processes < 1 or self.num_processes % self.num_machines):
@@ -118,8 +125,8 @@ def read_config(path: Path) -> dict[str, Any]:
         LlmclsError: when it is none.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        loaded = yaml.safe_load(read_text(path, "Launch configuration"))
+    except yaml.YAMLError as error:
         raise LlmclsError(f"Launch configuration '{path}' cannot be read: {error}.") from error
     if not isinstance(loaded, dict) or "distributed_type" not in loaded:
         raise LlmclsError(f"'{path}' is no accelerate configuration: it has no distributed_type.")
@@ -188,8 +195,14 @@ def launch(request: LaunchRequest, command: Sequence[str], before_retry: Callabl
         before_retry(settings)
         # Of several --set of one name the last counts. What has been written since counts too: the run is ours.
         command += [word for name, value in settings.items() for word in ("--set", f"training.{name}={value}")]
-        if "never" in command:
-            command += ["--resume", "auto"]
+        command = _going_on(command)
+
+
+def _going_on(command: Sequence[str]) -> list[str]:
+    """The same command, but one that begins anew goes on."""
+    pairs = zip(["", *command], command, strict=False)
+    words = ["auto" if (before, word) == ("--resume", "never") else word for before, word in pairs]
+    return ["--resume=auto" if word == "--resume=never" else word for word in words]
 
 
 def _launch_once(request: LaunchRequest, command: Sequence[str]) -> tuple[int, dict[str, int]]:
@@ -242,7 +255,9 @@ def slurm_script(request: LaunchRequest, command: Sequence[str], gpus_per_node: 
         *("--num-processes", str(request.num_machines * gpus_per_node)),
         *("--num-machines", str(request.num_machines)),
     ]
-    machines = "--machine-rank $SLURM_NODEID --main-process-ip $MAIN --main-process-port $PORT"
+    machines = "--main-process-port $PORT"
+    if request.num_machines > 1:
+        machines = f"--machine-rank $SLURM_NODEID --main-process-ip $MAIN {machines}"
     line = f"{shlex.join(words)} {machines} {shlex.join(command[1:])}"
     return f"""#!/bin/bash
 #SBATCH --job-name=llmcls

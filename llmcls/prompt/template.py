@@ -27,6 +27,7 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llmcls.errors import LlmclsError, unknown
+from llmcls.files import read_text
 from llmcls.labels import LabelSet
 from llmcls.plugin.catalog import Catalog
 from llmcls.plugin.manager import load_plugins
@@ -103,11 +104,7 @@ class PromptTemplate:
     @classmethod
     def from_file(cls, path: str | Path) -> PromptTemplate:
         """Read a template from a `.j2` file; its name is the file's name without the suffix."""
-        path = Path(path)
-        try:
-            return cls(path.stem, path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise LlmclsError(f"Template file '{path}' cannot be read: {error}.") from error
+        return cls(Path(path).stem, read_text(path, "Template file"))
 
     @property
     def description(self) -> str:

@@ -27,6 +27,8 @@ def claiming(path: str | Path, timeout: float = 10) -> Iterator[None]:
         LlmclsError: when another process holds it, or the place cannot be written.
     """
     path = Path(path)
+    if path.name in ("", ".."):
+        raise LlmclsError(f"--output-dir '{path}' has no name of its own; name a folder, such as '{path / 'run'}'.")
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

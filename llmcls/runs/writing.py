@@ -31,7 +31,8 @@ def default_path(settings: Settings) -> Path:
     """Where a run goes that was given no name: by its data, its base model and the time."""
     source = Path((settings.data.source or "data").rstrip("/:")).stem or "data"
     model = Path(settings.model.base_model).name
-    return Path("runs") / f"{source}-{model}-{datetime.now():%Y%m%d-%H%M%S}"
+    # To the microsecond: several runs may begin within a second.
+    return Path("runs") / f"{source}-{model}-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
 
 def unfinished_folder(path: Path) -> Path:
@@ -43,15 +44,24 @@ def check_free(path: str | Path, overwrite: bool) -> None:
     """Refuse to write over what is there.
 
     Raises:
-        LlmclsError: when `path` exists, unless it is a run and `overwrite` is set.
+        LlmclsError: when `path` exists, unless it is an empty folder, or a run and `overwrite` is set.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.exists() or _is_empty(path):
         return
-    if not overwrite:
-        raise LlmclsError(f"'{path}' exists already; choose another --output-dir, or replace it with --overwrite.")
-    if not (path / CARD).is_file():
+    if (path / CARD).is_file():
+        if not overwrite:
+            raise LlmclsError(f"'{path}' exists already; choose another --output-dir, or replace it with --overwrite.")
+    elif overwrite:
         raise LlmclsError(f"'{path}' is not a run directory, so --overwrite will not delete it; choose another.")
+    else:
+        what = "a link" if path.is_symlink() else "a mounted disk" if os.path.ismount(path) else "not a run directory"
+        raise LlmclsError(f"'{path}' exists already and is {what}; choose another --output-dir.")
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether it is an empty folder that a run can take the place of; links and mounted disks cannot be renamed."""
+    return path.is_dir() and not path.is_symlink() and not os.path.ismount(path) and not any(path.iterdir())
 
 
 @contextmanager
@@ -62,7 +72,7 @@ def writing(path: str | Path, overwrite: bool = False, keep: bool = False) -> It
     deleted at the next attempt unless `keep` is set.
 
     Raises:
-        LlmclsError: when `path` exists and `overwrite` is not set, or the place cannot be written.
+        LlmclsError: as `check_free`, or when the place cannot be written.
     """
     path = Path(path)
     check_free(path, overwrite)

@@ -32,7 +32,7 @@ class Settings(Section):
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="The optimisation.")
     prediction: PredictionSettings = Field(default_factory=PredictionSettings, description="How labels are scored.")
     output_dir: str | None = Field(None, description="Run directory; runs/DATA-MODEL-TIME when not given.")
-    seed: int = Field(42, ge=0, description="Seed of splits, shots, initial weights and shuffling.")
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="Seed of splits, shots, initial weights and shuffling.")
 
     @model_validator(mode="before")
     @classmethod

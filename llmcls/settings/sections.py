@@ -2,34 +2,56 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal
+from numbers import Integral, Real
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from llmcls.errors import LlmclsError
 from llmcls.settings.task import OneOf
 
+_TRUTH = ("bool", "bool_")  # Python's type, and what NumPy calls its own
+
 
 def _as_text(name: Any) -> Any:
-    if isinstance(name, bool):
-        raise ValueError("YAML reads yes, no, on and off as true and false; put quotes around such a name")
-    return str(name) if isinstance(name, (int, float)) else name
+    """A name as text: numbers become what the label column makes of them, 1 and 1.0 alike '1'.
+
+    Raises:
+        ValueError: for truth values, dates and whatever else may have been written in another way.
+    """
+    if isinstance(name, str):
+        return str(name)
+    if isinstance(name, Integral) and not isinstance(name, bool):
+        return str(int(name))
+    if isinstance(name, Real) and not isinstance(name, bool) and math.isfinite(name):
+        return str(int(float(name))) if float(name).is_integer() else str(name)
+    raise ValueError(f"{name!r} is a {type(name).__name__}, not a name; write the name as text, in quotes")
 
 
 def _as_names(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()  # NumPy's arrays
+    if isinstance(value, (set, frozenset)):
+        value = sorted(map(_as_text, value))  # the order of a set differs from process to process
     if isinstance(value, (list, tuple)):
         return tuple(map(_as_text, value))
-    return (_as_text(value),) if isinstance(value, (str, int, float)) else value
+    return (_as_text(value),) if isinstance(value, (str, Real)) else value
 
 
 def _as_labelled(value: Any) -> Any:
-    return {_as_text(name): content for name, content in value.items()} if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping):
+        return value
+    named = {_as_text(name): content for name, content in value.items()}
+    if len(named) < len(value):
+        raise ValueError(f"two keys of {list(value)} are the same name once they are text; keep one")
+    return named
 
 
 # A single name may stand for a list of one: --set data.text_columns=body
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
-# Labels may be numbers, which YAML and Python do not write as text: {0: 1.0, 1: 3.0}
+# Labels may be numbers, which Python does not write as text: {0: 1.0, 1: 3.0}
 LabelsAreText = BeforeValidator(_as_labelled)
 # YAML 1.1 reads a bare `no` as false.
 NoIsText = BeforeValidator(lambda value: "no" if value is False else value)
@@ -37,9 +59,22 @@ Quantization = Literal["none", "8bit", "4bit"]
 
 
 class Section(BaseModel):
-    """A group of settings: unknown keys are refused, values are final."""
+    """A group of settings: unknown keys are refused, values are final, numbers are finite and no truth values."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        parts = {kind, *get_args(kind)}
+        of_keys = {get_args(part)[1] for part in parts if get_origin(part) is dict}
+        found = {"": value} if parts & {int, float} else {}
+        if isinstance(value, Mapping) and of_keys & {int, float}:
+            found = {f"{name!r} is ": content for name, content in value.items()}
+        if wrong := [f"{name}{content}" for name, content in found.items() if type(content).__name__ in _TRUTH]:
+            raise ValueError(f"{', '.join(wrong)}, but must be a number")  # pydantic would take true for 1
+        return value
 
 
 class DataSettings(Section):

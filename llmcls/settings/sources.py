@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from llmcls.errors import LlmclsError, several
+from llmcls.files import read_text
 from llmcls.settings.schema import Settings, fields
+from llmcls.settings.written import read_tree, read_value, route
 
 
 def load_settings(
@@ -70,9 +70,7 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise LlmclsError(f"Settings file '{path}' cannot be read: {error}.") from error
+        loaded = read_tree(read_text(path, "Settings file"), f"Settings file '{path}'")
     except yaml.YAMLError as error:
         raise LlmclsError(f"Settings file '{path}' is no valid YAML: {error}") from error
     if loaded is None:
@@ -86,20 +84,13 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
     key, equals, value = assignment.partition("=")
     if not equals or not key.strip():
         raise LlmclsError(f"'{assignment}' is no assignment; write it as training.max_steps=100.")
-    try:
-        # A lone mark is text, such as a separator: YAML reads | as an empty block, # as a comment, - as a list.
-        parsed: Any = value if re.fullmatch(r"[^\w\s~]", value) else yaml.safe_load(value)
-    except yaml.YAMLError:
-        parsed = value
-    if isinstance(parsed, str):
-        with suppress(ValueError):
-            parsed = float(parsed)  # YAML 1.1 reads 2e-4 as text
-    return nest(key.strip(), parsed)
+    path = route(key.strip())
+    return nest(path, read_value(value, path, f"--set {assignment.strip()}"))
 
 
-def nest(key: str, value: Any) -> dict[str, Any]:
-    """`nest("lora.r", 8)` is `{"lora": {"r": 8}}`."""
-    for part in reversed(key.split(".")):
+def nest(key: str | Sequence[str], value: Any) -> dict[str, Any]:
+    """`nest("lora.r", 8)` and `nest(["lora", "r"], 8)` are `{"lora": {"r": 8}}`."""
+    for part in reversed(key.split(".") if isinstance(key, str) else key):
         value = {part: value}
     return dict(value)
 

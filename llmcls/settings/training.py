@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from llmcls.settings.sections import LabelsAreText, Names, NoIsText, Section
+
+
+def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
+    """Every float within nested mappings and lists, with the dotted name of its place."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _numbers(inner, f"{name}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for place, inner in enumerate(value):
+            yield from _numbers(inner, f"{name}[{place}]")
+    elif isinstance(value, float):
+        yield name, value
 
 
 class TrainingSettings(Section):
@@ -123,10 +137,15 @@ class TrainingSettings(Section):
                 f"load_best_model_at_end needs a checkpoint of every evaluation, but save_steps is {saved} "
                 f"and eval_steps {self.eval_steps}; leave save_steps out"
             )
-        for name in ("logging_steps", "eval_steps", "save_steps"):
+        for name in ("warmup_steps", "logging_steps", "eval_steps", "save_steps"):
             steps = getattr(self, name)
             if steps is not None and steps > 1 and not steps.is_integer():
                 problems.append(f"{name} is {steps}; give whole steps, or below 1 a share of all steps")
+        problems += [
+            f"{name} is {value}; give a finite number"
+            for name, value in _numbers(self.lr_scheduler_kwargs, "lr_scheduler_kwargs")
+            if not math.isfinite(value)
+        ]
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             problems.append("early_stopping_patience needs eval_strategy 'epoch' or 'steps'")
         if self.metric_for_best_model != "loss" and not (

@@ -7,12 +7,14 @@ weights = resolve_class_weights("balanced", splits.labels, splits.train, form)
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from llmcls.answers import Form
 from llmcls.console import Reporter
+from llmcls.data.splits import DataSplits, load_training_data
 from llmcls.errors import LlmclsError, several, unknown
 from llmcls.labels import LabelSet
 from llmcls.model.loading import find_base_model
@@ -32,6 +34,23 @@ def check_names(settings: Settings) -> None:
     _check_training(settings.training)
     find_template(settings.prompt.template)
     find_base_model(settings.model)
+
+
+def read_data(settings: Settings, data: object, reporter: Reporter) -> DataSplits:
+    """Read the data and say what is worth knowing of it: each fact once, as a warning or else as a note.
+
+    Raises:
+        LlmclsError: see `load_training_data`.
+    """
+    with warnings.catch_warnings(record=True) as given:  # under the filters of the caller
+        splits = load_training_data(settings, data)
+    for warning in given:
+        warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno, warning.file)
+    warned = [str(warning.message) for warning in given]
+    for note in splits.notes:
+        if not any(note in message for message in warned):
+            reporter.say(f"  {note}")
+    return splits
 
 
 def _check_training(training: TrainingSettings) -> None:

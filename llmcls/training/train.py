@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from llmcls.answers import form_of
 from llmcls.answers.form import Decision
 from llmcls.console import Reporter
-from llmcls.data.splits import DataSplits, load_training_data
+from llmcls.data.splits import DataSplits
 from llmcls.engine.attention import supports_packing
 from llmcls.engine.objectives import Objective
 from llmcls.engine.packing import training_pack_tokens
 from llmcls.errors import LlmclsError
 from llmcls.model.hardware import Formats, choose_formats
-from llmcls.model.loading import load_model
+from llmcls.model.loading import load_model, locate
 from llmcls.processes.stopping import StoppedError, StopSignals
 from llmcls.processes.world import World, join_training, launched_rank, launched_size, requested_backend
 from llmcls.runs.assembly import Assembly, assemble
@@ -42,7 +42,7 @@ from llmcls.training.checkpoints import (
 )
 from llmcls.training.keeping import describe, save_weights, write_run
 from llmcls.training.memory import DeviceFullError, explain, shrink
-from llmcls.training.preparation import check_names, encode_rows, resolve_class_weights
+from llmcls.training.preparation import check_names, encode_rows, read_data, resolve_class_weights
 
 if TYPE_CHECKING:
     from transformers.trainer_utils import TrainOutput
@@ -129,6 +129,7 @@ def train(
     if output_dir is not None:
         given["output_dir"] = str(output_dir)
     resolved = make_settings(given)
+    resolved = resolved.model_copy(update={"model": locate(resolved.model)})
     if data is None and resolved.data.source is None:
         raise LlmclsError("There is no data to train on; give --data, or data.source in the settings.")
     source = data if data is not None else resolved.data.source
@@ -192,11 +193,9 @@ def _read(job: Job) -> _Material:
     formats = choose_formats(settings, sharded=backend in SHARDED, training=True)
     check_request(settings, formats, backend)
     check_names(settings)
-    splits = load_training_data(settings, job.data)
+    splits = read_data(settings, job.data, job.reporter)
     form = form_of(settings)
     form.check(settings.prediction, splits.labels)  # or nobody could predict with the run
-    for note in splits.notes:
-        job.reporter.say(f"  {note}")
     weights = resolve_class_weights(settings.training.class_weights, splits.labels, splits.train, form)
     return _Material(splits, weights, backend, formats)
 

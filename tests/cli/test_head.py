@@ -17,7 +17,7 @@ def test_a_full_run_with_a_head(
     options = ("--template", "text", "--quantization", "none", "--output-dir", run, "--set", "training.max_steps=2")
     full = ("--set", "training.objective=head", "--set", "training.tuning=full")
     done = llmcls("train", "--data", tickets, "--base-model", tiny_model_dir, *options, *full)
-    assert done.code == 0 and "adapter parameters" not in done.err
+    assert done.code == 0 and "LoRA parameters" not in done.err
     found = llmcls("evaluate", "--run", run, "--before", "-q")
     assert found.code == 0 and "Untrained head and this run" in found.out
     shown = llmcls("templates", "show", "--run", run)

@@ -90,6 +90,36 @@ def test_runs(llmcls: Callable[..., Any], run: Path, tmp_path: Path, monkeypatch
     assert llmcls("runs", "list", tmp_path / "nowhere").out.startswith("No runs below")
 
 
+@pytest.mark.parametrize(
+    ("measured", "expected"),
+    [
+        ({}, (None, None)),
+        ({"test": 3}, (0.75, "test")),
+        ({"validation": 2}, (0.5, "validation")),
+        ({"validation": 4, "test": 1}, (0.25, "test")),
+        ({"train": 4, "other.csv": 4}, (None, None)),
+        ({"validation": 2, "test": None}, (0.5, "validation")),  # a damaged file
+    ],
+)
+def test_the_accuracy_in_the_list_says_of_which_split(
+    llmcls: Callable[..., Any], run: Path, measured: dict[str, int | None], expected: Any
+) -> None:
+    labels = LabelSet.from_names(["billing", "delivery"])
+    for split, right in measured.items():
+        file = run / "evaluation" / split / "metrics.json"
+        file.parent.mkdir(parents=True)
+        if right is None:
+            file.write_text("{", encoding="utf-8")
+        else:
+            truth = ["billing"] * right + ["delivery"] * (4 - right)
+            write_metrics(compute_report(truth, ["billing"] * 4, labels), file)
+    (entry,) = json.loads(llmcls("runs", "list", run.parent, "--json").out)
+    assert (entry["accuracy"], entry["split"]) == expected
+    if expected[0] is not None:
+        shown = " ".join(llmcls("runs", "list", run.parent).out.split())
+        assert f"{expected[0]:.3f}" in shown and f"{expected[1]} " in shown.partition("accuracy:")[0]
+
+
 def test_a_broken_neighbour_does_not_hide_the_runs(
     llmcls: Callable[..., Any], refuse: Callable[..., str], run: Path
 ) -> None:

@@ -158,3 +158,19 @@ def test_full_disk(train: Callable[..., Any], tickets: Path, here: Path) -> None
     assert done.code == 1
     assert "Error: Writing the run failed" in done.err and "too large" in done.err
     assert {path: path.read_bytes() for path in (here / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_run_in_an_empty_folder_finds_its_base_model_from_everywhere(
+    llmcls: Callable[..., Any], tiny_model_dir: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "base").symlink_to(tiny_model_dir, target_is_directory=True)
+    (here / "run").mkdir()
+    rows = [f"{label} {n},{label}\n" for n in range(10) for label in ("a", "b")] + ["same,a\n", "same,b\n"]
+    (here / "rows.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
+    done = llmcls("train", "--data", "rows.csv", "--base-model", "base", "--output-dir", "run", *SHORT)
+    assert done.code == 0 and done.err.count("texts with more than one label") == 1
+    card = json.loads((here / "run" / "run.json").read_text(encoding="utf-8"))
+    assert card["base_model"]["name"] == card["base_model"]["checkpoint"] == str(here / "base")
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert llmcls("predict", "--run", here / "run", "a 1", "-q").code == 0

@@ -131,7 +131,7 @@ def _fail_while_writing(path: Path, error: Exception) -> None:
 
 def test_what_is_in_the_way(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis").mkdir(parents=True)
     (tmp_path / "file").touch()
     with pytest.raises(LlmclsError, match="exists already"), writing(tmp_path / "run"):
         pass
