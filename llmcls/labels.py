@@ -6,12 +6,23 @@ labels.names[1], labels.position("delivery"), labels.spellings["invoice"]
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import overload
+from typing import Final, overload
 
 from llmcls.errors import LlmclsError, several, unknown
+
+# Letters of other scripts that most fonts draw as Latin ones, and marks that keyboards and word processors exchange.
+_DRAWN_AS: Final[dict[int, str | int]] = {
+    **str.maketrans("аеорсухіјѕһԁ", "aeopcyxijshd"),
+    **str.maketrans("АВЕКМНОРСТХІЈЅ", "ABEKMHOPCTXIJS"),
+    **str.maketrans("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "ABEZHIKMNOPTYXo"),
+    **dict.fromkeys(map(ord, "‘’ʼ′`´"), "'"),
+    **dict.fromkeys(map(ord, "“”„«»"), '"'),
+}
+_UNSEEN: Final = {"Mn", "Mc", "Me", "Cf", "Cc", "Co", "Cn", "Zl", "Zp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +141,57 @@ class LabelSet(Sequence[Label]):
 
     def __repr__(self) -> str:
         return f"LabelSet({', '.join(map(repr, self.names))})"
+
+
+def look_alikes(spellings: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Spellings of different labels that a reader hardly tells apart, in groups.
+
+    Alike are those that differ in case, in white space, in characters that are not seen (zero-width ones, variation
+    selectors), in how an accent is encoded, or in a letter or mark that is drawn like another one.
+
+    Args:
+        spellings: each with the name of its label, as `LabelSet.spellings`.
+    """
+    groups: dict[str, list[str]] = {}
+    for spelling in spellings:
+        groups.setdefault(look(spelling), []).append(spelling)
+    return [tuple(group) for group in groups.values() if len({spellings[spelling] for spelling in group}) > 1]
+
+
+def look(name: str) -> str:
+    """What a reader sees of a name: equal for names that look alike."""
+    if name.isascii():
+        return " ".join(name.casefold().split())
+    plain = unicodedata.normalize("NFKC", name.translate(_DRAWN_AS))
+    seen = "".join(
+        "-" if unicodedata.category(character) == "Pd" else character
+        for character in plain
+        if unicodedata.category(character) != "Cf" and not _selects_variant(character)
+    )
+    return " ".join(unicodedata.normalize("NFKC", seen.casefold()).split()) or name
+
+
+def show(name: str) -> str:
+    """A name in quotes, with an escape such as `\\u200b` for what cannot be seen or is drawn like something else."""
+    return repr("".join(map(_show_character, name))).replace("\\\\u", "\\u").replace("\\\\U", "\\U")
+
+
+def _show_character(character: str) -> str:
+    category = unicodedata.category(character)
+    doubtful = (
+        category in _UNSEEN
+        or (category == "Zs" and character != " ")
+        or (category == "Pd" and character != "-")
+        or ord(character) in _DRAWN_AS
+        or unicodedata.normalize("NFKC", character) != character
+    )
+    if not doubtful or character.isascii():
+        return character
+    return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else f"\\U{ord(character):08x}"
+
+
+def _selects_variant(character: str) -> bool:
+    return character == "\u034f" or "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
 
 
 def _clashes(labels: Sequence[Label]) -> list[str]:

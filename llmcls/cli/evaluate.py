@@ -136,7 +136,7 @@ def _read(
 ) -> tuple[list[Example], str]:
     """The rows to evaluate, and what to call them: a split of the run's own data, or the name of other data."""
     from llmcls.data.inputs import load_labelled
-    from llmcls.data.reader import SPLITS
+    from llmcls.data.reader import SPLITS, FileFormat
     from llmcls.data.sources import open_tables
     from llmcls.data.split_names import standard_name
 
@@ -144,7 +144,8 @@ def _read(
         raise LlmclsError(unknown("split", split, SPLITS))
     if data is None:
         return _read_own(run, standard_name(split or "test"), reporter)
-    tables = open_tables(data)
+    form = FileFormat.of(run.settings.data)
+    tables = open_tables(data, form=form)
     chosen = None if len(tables) == 1 else split or "test"
     examples = load_labelled(
         data,
@@ -153,6 +154,8 @@ def _read(
         label_column=label_column or run.card["data"]["label_column"],
         label_separator=run.label_separator,
         split=chosen,
+        form=form,
+        order=run.settings.data.labels,
     )
     # Never 'test' alone: `llmcls runs list` would show it as the run's accuracy on its own test split.
     name = re.sub(r"[^\w.-]+", "-", data).strip("-.") or "data"

@@ -32,6 +32,7 @@ from llmcls.cli.shared import (
     typed,
 )
 from llmcls.console import Reporter
+from llmcls.data.reader import FIELDS_OF_FORMAT, FileFormat
 from llmcls.errors import LlmclsError
 from llmcls.processes.stopping import failing_once
 from llmcls.processes.world import join_prediction
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from llmcls.classifier import Classifier
     from llmcls.records import Prediction
     from llmcls.runs.run import Run
+    from llmcls.settings import DataSettings
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,15 @@ class Request:
         """Whether rows are written as JSON lines."""
         return self.as_json or bool(self.output and self.output.endswith((".jsonl", ".ndjson")))
 
-    def open_input(self, run: Run | None) -> Input:
-        """The rows to predict."""
+    def open_input(self, run: Run | None, data: DataSettings) -> Input:
+        """The rows to predict, of files that are written as these settings say."""
         if self.texts:
             return Input.of_texts(self.texts)
         if self.source is None or self.source == "-":
             return Input.of_lines(sys.stdin.buffer)
         text_columns = self.text_columns or (run.card["data"]["text_columns"] if run else ())
-        return Input.of_data(self.source, text_columns, self.label_column, run.label_separator if run else None)
+        separator = run.label_separator if run else None
+        return Input.of_data(self.source, text_columns, self.label_column, separator, FileFormat.of(data))
 
     def open_output(self, reporter: Reporter) -> FileOutput | StandardOutput:
         """Where the rows go."""
@@ -182,7 +185,7 @@ def command(**options: Any) -> None:
         request, sys.stdout = replace(request, output=None), Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     # Whatever can be wrong with the input or the output is found before the model is loaded, which may take minutes.
     way = _choose_way(request)
-    given = request.open_input(way.run)
+    given = request.open_input(way.run, way.settings.data)
     with request.open_output(reporter) as written:
         classifier = replace(_load(request, way), world=world)
         reporter.say(f"Predicting with {request.run_path or classifier.base.name}: {classifier.formats.describe()}")
@@ -222,7 +225,9 @@ def _choose_way(request: Request) -> Way:
     given = change_settings(run.settings, merge_settings(request.files, request.assignments))
     _refuse_without_effect(run.settings, given)
     settings = change_settings(given, {"prediction": changes | {"method": request.method}})
-    return Way(run, run.settings, settings.prediction)
+    # How the files to predict are written is not a matter of the run.
+    data = run.settings.data.model_copy(update={name: getattr(given.data, name) for name in FIELDS_OF_FORMAT})
+    return Way(run, run.settings.model_copy(update={"data": data}), settings.prediction)
 
 
 def _refuse_without_effect(trained: Settings, given: Settings) -> None:
@@ -235,13 +240,15 @@ def _refuse_without_effect(trained: Settings, given: Settings) -> None:
     for name in Settings.model_fields:
         one, other = getattr(trained, name), getattr(given, name)
         if name != "prediction" and isinstance(one, Section):
-            ignored += [f"{name}.{key}" for key in type(one).model_fields if getattr(one, key) != getattr(other, key)]
+            keys = [key for key in type(one).model_fields if name != "data" or key not in FIELDS_OF_FORMAT]
+            ignored += [f"{name}.{key}" for key in keys if getattr(one, key) != getattr(other, key)]
         elif name != "prediction" and one != other:
             ignored.append(name)
     if ignored:
+        formats = ", ".join(f"data.{name}" for name in FIELDS_OF_FORMAT)
         raise LlmclsError(
             f"A run keeps the settings it was trained with, so {', '.join(ignored)} cannot be changed now; "
-            "only prediction.*, and --base-model, --quantization and --template."
+            f"only prediction.*, {formats}, and --base-model, --quantization and --template."
         )
 
 

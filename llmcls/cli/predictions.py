@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from llmcls.data.inputs import BadRow, GoodRow, load_examples, show_values
 from llmcls.data.paths import has_scheme, to_path
+from llmcls.data.reader import FileFormat
 from llmcls.errors import LlmclsError
 from llmcls.records import Example
 
@@ -103,7 +104,12 @@ class Input:
 
     @classmethod
     def of_data(
-        cls, source: str, text_columns: Sequence[str], label_column: str | None, label_separator: str | None = None
+        cls,
+        source: str,
+        text_columns: Sequence[str],
+        label_column: str | None,
+        label_separator: str | None = None,
+        form: FileFormat | None = None,
     ) -> Input:
         """Whatever a dataset reader reads; a single file is told by its place, size and time of change.
 
@@ -111,15 +117,17 @@ class Input:
             LlmclsError: see `load_examples`.
         """
         stream = load_examples(
-            source, text_columns=text_columns, label_column=label_column, label_separator=label_separator
+            source, text_columns=text_columns, label_column=label_column, label_separator=label_separator, form=form
         )
-        identity = None
+        identity: dict[str, Any] | None = None
         if not has_scheme(source) and (path := to_path(source)).is_file():
             found = path.stat()
             identity = {
                 "input": [str(path.resolve()), found.st_size, found.st_mtime_ns],
                 "text columns": stream.columns.text,
             }
+            if form and form.given:
+                identity["format"] = {name: getattr(form, name) for name in form.given}
         return cls(list(stream.table.columns), stream.rows, stream.count, identity)
 
 

@@ -6,11 +6,12 @@ columns.text, columns.label        # ("title", "abstract"), "label_name"
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmcls.errors import LlmclsError, several, unknown
+from llmcls.errors import LlmclsError, LlmclsWarning, several, unknown
 
 TEXT_NAMES = ("text", "texts", "sentence", "content", "review", "message", "tweet", "comment", "utterance",
               "query", "document", "body", "post")  # fmt: skip
@@ -58,7 +59,8 @@ def check_header(columns: Sequence[str], where: str) -> None:
         if count > 1 and name.strip()
     ]
     if problems:
-        raise LlmclsError(several(problems, f"The columns of {where} cannot be used"))
+        hint = header_hint(columns)
+        raise LlmclsError(several(problems, f"The columns of {where} cannot be used") + (f"\n{hint}" if hint else ""))
 
 
 def choose_columns(
@@ -87,7 +89,7 @@ def choose_columns(
     if require_label and label is not None and label not in columns:
         wrong.append(unknown("column", label, columns))
     if wrong:
-        hint = separator_hint(columns) or "Name columns with --text-column and --label-column."
+        hint = separator_hint(columns) or header_hint(columns) or "Name columns with --text-column and --label-column."
         raise LlmclsError(f"{several(wrong, f'In {where}')} {hint}")
     if not require_label and label not in columns:
         label = None
@@ -95,8 +97,25 @@ def choose_columns(
         label = _guess(columns, "label", [name for name in columns if name not in text], LABEL_NAMES, where)
     if not text:
         candidates = [name for name in columns if name != label]
+        if len(candidates) == 1 and looks_like_text(candidates[0]):
+            warnings.warn(f"In {where}: {header_hint(candidates)}", LlmclsWarning, stacklevel=3)
         text = candidates if len(candidates) == 1 else [_guess(columns, "text", candidates, TEXT_NAMES, where)]
     return Columns(tuple(text), label, label_separator)
+
+
+def header_hint(columns: Sequence[str]) -> str:
+    """Say it when what should be column names is a row: a sentence, a number, or a value that comes twice."""
+    texts = [name for name in columns if looks_like_text(name)]
+    if not texts:
+        return ""
+    shown = texts[0] if len(texts[0]) <= 60 else f"{texts[0][:57]}..."
+    return f"The first line looks like data ({shown!r}); put a line with column names above it, such as text,label."
+
+
+def looks_like_text(name: str) -> bool:
+    """Whether a column name is more probably a text to classify."""
+    words = name.split()
+    return len(words) > 5 or len(name) > 80 or (len(words) > 2 and name.rstrip().endswith((".", "!", "?", "…")))
 
 
 def separator_hint(columns: Sequence[str]) -> str:
@@ -106,7 +125,7 @@ def separator_hint(columns: Sequence[str]) -> str:
             if mark in columns[0]:
                 return (
                     f"The header {columns[0]!r} looks separated by {name}: "
-                    "save the file with commas (.csv) or tabs (.tsv)."
+                    "set data.delimiter, or save the file with commas (.csv) or tabs (.tsv)."
                 )
     return ""
 
@@ -120,5 +139,5 @@ def _guess(columns: Sequence[str], role: str, candidates: Sequence[str], names: 
     )
     option = f"--{role}-column NAME"
     message = f"Cannot tell which column of {where} holds the {role}: {several_match}; name it with {option}."
-    hint = separator_hint(columns)
+    hint = separator_hint(columns) or header_hint(columns)
     raise LlmclsError(f"{message} Columns: {', '.join(columns)}." + (f" {hint}" if hint else ""))

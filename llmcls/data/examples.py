@@ -8,19 +8,44 @@ One rule for all readers; a row is either an `Example` or one sentence that star
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmcls.data.columns import Columns
+from llmcls.data.listed import is_hot, looks_listed, name_hot, read_hot, read_list
 from llmcls.data.reader import Row, Table
+from llmcls.labels import look, show
 from llmcls.records import Example
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 NO_LABEL = "the label is missing"
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be used: where it stands, one sentence that says why, and the row itself as text."""
+
+    source: str
+    problem: str
+    raw: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.problem}"
+
+
+def show_values(values: Mapping[str, Any]) -> str:
+    """A row's values as one line of JSON; what JSON has no form for is shown as text."""
+    return json.dumps(values, ensure_ascii=False, default=str)
+
+
+def set_aside(row: Row, problem: str) -> BadRow:
+    """The row with its problem, which `example_maker` made."""
+    raw = row.raw if row.problem is not None else show_values(row.values)
+    return BadRow(row.source, problem.removeprefix(f"{row.source}: "), raw)
 
 
 def make_examples(
@@ -30,8 +55,9 @@ def make_examples(
     require_labels: bool,
     known_labels: Collection[str] | None = None,
     spellings: Mapping[str, str] | None = None,
-) -> tuple[list[Example], list[str]]:
-    """All examples of a table, and all problems, each `source: sentence`.
+    order: Sequence[str] = (),
+) -> tuple[list[Example], list[BadRow]]:
+    """All examples of a table, and all rows that cannot be used; as text each is `source: sentence`.
 
     Args:
         table: the rows.
@@ -39,16 +65,20 @@ def make_examples(
         require_labels: whether a row without label, or without any text, is a problem; False for prediction.
         known_labels: the labels that may occur; None while they are being learnt from this table.
         spellings: aliases of labels, each with the label that it counts as.
+        order: the labels in the order that the user gave, by which zeros and ones are named.
     """
     examples: list[Example] = []
-    problems: list[str] = []
-    make = example_maker(table, columns, require_labels=require_labels, known_labels=known_labels, spellings=spellings)
-    for made in map(make, table.rows):
+    bad: list[BadRow] = []
+    make = example_maker(
+        table, columns, require_labels=require_labels, known_labels=known_labels, spellings=spellings, order=order
+    )
+    for row in table.rows:
+        made = make(row)
         if isinstance(made, Example):
             examples.append(made)
         else:
-            problems.append(made)
-    return examples, problems
+            bad.append(set_aside(row, made))
+    return examples, bad
 
 
 def example_maker(
@@ -58,6 +88,7 @@ def example_maker(
     require_labels: bool,
     known_labels: Collection[str] | None = None,
     spellings: Mapping[str, str] | None = None,
+    order: Sequence[str] = (),
 ) -> Callable[[Row], Example | str]:
     """The function that turns one row of this table into an example, or into its problem."""
     others = [name for name in table.columns if name not in columns.text and name != columns.label]
@@ -65,13 +96,20 @@ def example_maker(
     separator = columns.label_separator
     known = None if known_labels is None else frozenset(known_labels)
     spellings = spellings or {}
+    names = tuple(class_names or order)
     rank = {name: place for place, name in enumerate(known_labels or class_names)}
 
     @cache
     def unknown_label(label: str) -> str:
-        close = difflib.get_close_matches(label, sorted(known_labels or ()), n=1, cutoff=0.6)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        return f"label {label!r} is not one of the {len(known_labels or ())} known labels{hint}"
+        alike = [
+            name
+            for name in known_labels or ()
+            if look(name) == look(label) and {*map(show, (name, label))} != {repr(name), repr(label)}
+        ]
+        close = alike[:1] or difflib.get_close_matches(label, sorted(known_labels or ()), n=1, cutoff=0.6)
+        hint = f"; did you mean {show(close[0]) if alike else repr(close[0])}?" if close else ""
+        shown = show(label) if alike else repr(label)
+        return f"label {shown} is not one of the {len(known_labels or ())} known labels{hint}"
 
     def make(row: Row) -> Example | str:
         if row.problem is not None:
@@ -80,10 +118,10 @@ def example_maker(
             text = join_texts([as_text(row.values.get(name), name) for name in columns.text])
             label, labels = None, None
             if columns.label is not None and separator is not None:
-                labels = name_labels(row.values.get(columns.label), separator, class_names, rank, spellings)
+                labels = name_labels(row.values.get(columns.label), separator, class_names, rank, spellings, names)
                 label = separator.join(labels)
             elif columns.label is not None:
-                label = name_label(row.values.get(columns.label), class_names)
+                label = name_label(row.values.get(columns.label), class_names, names)
                 label = spellings.get(label, label) if label else label
             fields = {name: as_field(row.values.get(name)) for name in others}
         except ValueError as error:
@@ -93,8 +131,8 @@ def example_maker(
             if label is None:
                 wrong.append(NO_LABEL)
             elif known is not None:
-                names = (label,) if labels is None else labels
-                wrong += [unknown_label(name) for name in names if name not in known]
+                found = (label,) if labels is None else labels
+                wrong += [unknown_label(name) for name in found if name not in known]
             if wrong:
                 return f"{row.source}: {' and '.join(wrong)}"
         return Example(text, label, fields, row.source, labels)
@@ -125,7 +163,7 @@ def as_text(value: object, column: str) -> str:
         text = value
     elif is_missing(value):
         return ""
-    elif isinstance(value, list | tuple | dict | set | bytes | bytearray):
+    elif _is_many(value):
         raise ValueError(f"column '{column}' holds {_kind(value)}, not text")
     else:
         text = str(value)
@@ -140,7 +178,7 @@ def as_field(value: object) -> str:
     return text if text.isascii() else _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def name_label(value: object, class_names: Sequence[str] = ()) -> str | None:
+def name_label(value: Any, class_names: Sequence[str] = (), names: Sequence[str] = ()) -> str | None:
     """The name of a label, or None when it is missing.
 
     Text is stripped. With `class_names`, an integer (or integral number, or text of one) becomes
@@ -152,7 +190,16 @@ def name_label(value: object, class_names: Sequence[str] = ()) -> str | None:
     """
     if is_missing(value):
         return None
-    if isinstance(value, list | tuple | dict | set | bytes | bytearray):
+    if isinstance(value, str):
+        hot = None if value.strip() in names else read_hot(value)
+        if hot and (len(hot) > 2 or len(hot) == len(names)):
+            return _name_one(hot, names)
+        if value.strip() not in names and looks_listed(value):
+            raise ValueError(f"the label {value.strip()!r} is a list in text; a row has one label, a name or a number")
+    elif _is_many(value):
+        hot = value.tolist() if hasattr(value, "tolist") else value
+        if names and isinstance(hot, list | tuple) and is_hot(hot, names):
+            return _name_one(hot, names)
         raise ValueError(f"the label is {_kind(value)}; a row has one label, a name or a number")
     number: int | None = None
     if isinstance(value, Integral) and not isinstance(value, bool):
@@ -185,13 +232,14 @@ def name_labels(
     class_names: Sequence[str] = (),
     rank: Mapping[str, int] | None = None,
     spellings: Mapping[str, str] | None = None,
+    names: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """The names of a row's labels, each once, by their rank, and those without one last by name.
 
-    `spellings` gives the name of an alias.
+    `spellings` gives the name of an alias, `names` the labels in the order of a vector of zeros and ones.
 
-    Text is cut at the separator, and what is blank between two separators is left out; a list is taken as it is. A
-    missing value is a row without labels: an empty cell of a CSV file is NaN to pandas.
+    Text is cut at the separator, and what is blank between two separators is left out; a list is taken as it is, also
+    where it is written as text. A missing value is a row without labels: an empty cell of a CSV file is NaN to pandas.
 
     Raises:
         ValueError: when one of them cannot be a label, or holds the separator.
@@ -199,21 +247,26 @@ def name_labels(
     if hasattr(value, "tolist"):
         value = value.tolist()  # NumPy's arrays and scalars, as pandas reads Parquet's lists
     if isinstance(value, str):
-        parts: Sequence[Any] = [part for part in value.split(separator) if part.strip()]
-    elif isinstance(value, list | tuple | set):
+        listed = None if value.strip() in names else read_list(value, separator)
+        parts: Sequence[Any] = [part for part in value.split(separator) if part.strip()] if listed is None else listed
+        if listed is None and len(parts) == 1:
+            parts = read_hot(value) or parts
+    elif isinstance(value, list | tuple | set | frozenset):
         parts = tuple(value)
     else:
         parts = () if is_missing(value) else (value,)
-    names = set()
+    if is_hot(parts, names, indices=bool(class_names)):
+        parts = name_hot(parts, names)
+    found = set()
     for part in parts:
         name = name_label(part, class_names)
         if name is None:
             raise ValueError("the list of labels holds an empty one")
         if separator in name:
             raise ValueError(f"label {name!r} holds the separator {separator!r}; choose another data.label_separator")
-        names.add((spellings or {}).get(name, name))
+        found.add((spellings or {}).get(name, name))
     places = rank or {}
-    return tuple(sorted(names, key=lambda name: (places.get(name, len(places)), name)))
+    return tuple(sorted(found, key=lambda name: (places.get(name, len(places)), name)))
 
 
 def is_missing(value: object) -> bool:
@@ -224,7 +277,23 @@ def is_missing(value: object) -> bool:
     )
 
 
+def _name_one(hot: Sequence[Any], names: Sequence[str]) -> str:
+    chosen = name_hot(hot, names)
+    if len(chosen) != 1:
+        raise ValueError(f"the label is {len(hot)} zeros and ones with {len(chosen)} ones; a row has one label")
+    return chosen[0]
+
+
+def _is_many(value: Any) -> bool:
+    """Whether a cell holds several values: a list, a mapping, bytes, an array of NumPy; its own text is never meant."""
+    if getattr(value, "ndim", None) == 0:
+        return False
+    return isinstance(value, Iterable) and not isinstance(value, str)
+
+
 def _kind(value: Any) -> str:
+    if type(value).__name__ == "ndarray":
+        return "an array"
     return {"dict": "a mapping", "bytes": "bytes", "bytearray": "bytes"}.get(
         type(value).__name__, f"a {type(value).__name__}"
     )

@@ -6,15 +6,16 @@ examples = load_labelled("tickets/", split="test", labels=labels)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
 from llmcls.data.columns import Columns, choose_columns
-from llmcls.data.examples import example_maker, make_examples
-from llmcls.data.reader import DatasetReader, Table
+from llmcls.data.examples import BadRow as BadRow
+from llmcls.data.examples import example_maker, make_examples, set_aside
+from llmcls.data.examples import show_values as show_values
+from llmcls.data.reader import DatasetReader, FileFormat, Table
 from llmcls.data.sources import describe, open_tables
 from llmcls.data.split_names import standard_name
 from llmcls.errors import LlmclsError, several, unknown
@@ -27,22 +28,6 @@ class GoodRow(NamedTuple):
 
     values: Mapping[str, Any]
     example: Example
-
-
-class BadRow(NamedTuple):
-    """A row that cannot be used: where it stands, one sentence that says why, and the row itself as text."""
-
-    source: str
-    problem: str
-    raw: str
-
-    def __str__(self) -> str:
-        return f"{self.source}: {self.problem}"
-
-
-def show_values(values: Mapping[str, Any]) -> str:
-    """A row's values as one line of JSON; what JSON has no form for is shown as text."""
-    return json.dumps(values, ensure_ascii=False, default=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +56,7 @@ class ExampleStream:
             if isinstance(made, Example):
                 yield GoodRow(row.values, made)
             else:
-                raw = row.raw if row.problem is not None else show_values(row.values)
-                yield BadRow(row.source, made.removeprefix(f"{row.source}: "), raw)
+                yield set_aside(row, made)
 
     def count(self) -> int | None:
         """The number of rows, usable or not, from reading all of them once; None where that is possible only once."""
@@ -91,6 +75,7 @@ def load_examples(
     label_separator: str | None = None,
     split: str | None = None,
     catalog: Mapping[str, DatasetReader] | None = None,
+    form: FileFormat | None = None,
 ) -> ExampleStream:
     """Open one split for prediction, lazily; rows need neither label nor text.
 
@@ -101,11 +86,12 @@ def load_examples(
         label_separator: what stands between the labels of a row, which may have any number; None: it has one.
         split: which split; None where there is only one.
         catalog: the dataset readers by name; all that plugins registered when None.
+        form: what files of text do not say of themselves.
 
     Raises:
         LlmclsError: for wrong columns and splits; while walking, for a row that cannot be used.
     """
-    table = _one_table(data, split, catalog)
+    table = _one_table(data, split, catalog, form)
     columns = choose_columns(
         table.columns,
         text=text_columns,
@@ -126,29 +112,35 @@ def load_labelled(
     label_separator: str | None = None,
     split: str | None = None,
     catalog: Mapping[str, DatasetReader] | None = None,
+    form: FileFormat | None = None,
+    order: Sequence[str] = (),
 ) -> list[Example]:
     """Read one split for evaluation: every row has a text and one of the labels, or with a separator any number.
+
+    `order` has the labels as the user gave them, by which rows of zeros and ones are named; such are refused without.
 
     Raises:
         LlmclsError: for wrong columns and splits, no rows, and bad rows: all of them at once, with file and line.
     """
     where = describe(data)
-    table = _one_table(data, split, catalog)
+    table = _one_table(data, split, catalog, form)
     columns = choose_columns(
         table.columns, text=text_columns, label=label_column, label_separator=label_separator, where=where
     )
-    examples, problems = make_examples(
-        table, columns, require_labels=True, known_labels=labels.names, spellings=labels.spellings
+    examples, bad = make_examples(
+        table, columns, require_labels=True, known_labels=labels.names, spellings=labels.spellings, order=order
     )
-    if problems:
-        raise LlmclsError(several(problems, f"{where} cannot be used"))
+    if bad:
+        raise LlmclsError(several([str(row) for row in bad], f"{where} cannot be used"))
     if not examples:
         raise LlmclsError(f"There are no rows in {where}.")
     return examples
 
 
-def _one_table(data: object, split: str | None, catalog: Mapping[str, DatasetReader] | None) -> Table:
-    tables = open_tables(data, catalog)
+def _one_table(
+    data: object, split: str | None, catalog: Mapping[str, DatasetReader] | None, form: FileFormat | None
+) -> Table:
+    tables = open_tables(data, catalog, form)
     if split is not None:
         try:
             return tables[standard_name(split)]

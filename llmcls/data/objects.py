@@ -1,4 +1,4 @@
-"""Data that is already in Python: pandas frames, `datasets` objects, lists of dicts, or a dict of splits of these.
+"""Data that is already in Python: pandas frames, `datasets` objects, lists of dicts, dicts of columns or of splits.
 
     tables_from_object({"train": frame, "test": [{"text": "...", "label": "a"}]})
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcls.data.columns import check_header
-from llmcls.data.reader import Row, Table
-from llmcls.data.split_names import standard_splits
+from llmcls.data.reader import SPLITS, Row, Table
+from llmcls.data.split_names import standard_name, standard_splits
 from llmcls.errors import LlmclsError
 
 
@@ -42,15 +42,55 @@ def tables_from_object(data: object) -> dict[str, Table]:
     """
     if not isinstance(data, Mapping):
         return {"train": table_from_object(data, "train")}
-    if not data or not all(isinstance(name, str) for name in data):
-        raise LlmclsError("A dict of data has split names as keys: {'train': ..., 'test': ...}.")
-    tables = {name: table_from_object(part, name) for name, part in standard_splits(data, "The dict").items()}
-    if not tables.keys() & {"train", "validation", "test"}:
+    if not any(isinstance(name, str) and standard_name(name) in SPLITS for name in data):
+        return {"train": _from_columns(data, "train")}
+    if odd := [name for name in data if not isinstance(name, str)]:
+        raise LlmclsError(f"A dict of data has split names as keys, not {', '.join(map(repr, odd))}.")
+    return {name: table_from_object(part, name) for name, part in standard_splits(data, "The dict").items()}
+
+
+def _from_columns(data: Mapping[Any, Any], split: str) -> Table:
+    """The table of a dict of columns, `{"text": [...], "label": [...]}`.
+
+    Raises:
+        LlmclsError: for any other dict without a single split name, saying what it looks like.
+    """
+    keys = ", ".join(map(repr, list(data)[:8])) + (", ..." if len(data) > 8 else "")
+    wanted = "has splits as keys, {'train': ..., 'test': ...}, or columns, {'text': [...], 'label': [...]}"
+    parts = list(data.values())
+    if data and all(isinstance(part, Mapping) for part in parts):
         raise LlmclsError(
-            f"A dict of data has the keys train, validation and test, not {', '.join(map(repr, data))}; "
-            "for a dict of columns use pandas.DataFrame(columns)."
+            f"A dict of data {wanted}, but this one holds a dict under each of its keys ({keys}), "
+            "as DataFrame.to_dict() makes it; give the DataFrame itself, or a list of one dict a row."
         )
-    return tables
+    if not data or not all(isinstance(name, str) for name in data):
+        raise LlmclsError(f"A dict of data {wanted}; this one has {f'the keys {keys}' if data else 'no keys at all'}.")
+    if all(part is None or isinstance(part, str | int | float) for part in parts):
+        raise LlmclsError(
+            f"A dict of data {wanted}; this one ({keys}) looks like a single row: give a list of such dicts."
+        )
+    columns = {}
+    for name, part in data.items():
+        cells = part.tolist() if hasattr(part, "tolist") else part
+        if not isinstance(cells, Sequence) or isinstance(cells, str | bytes | bytearray) or _holds_rows(cells):
+            raise LlmclsError(f"A dict of data {wanted}; this one has a {type(part).__name__} under the key {name!r}.")
+        columns[name] = cells
+    lengths = {name: len(cells) for name, cells in columns.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name!r} has {length}" for name, length in lengths.items())
+        raise LlmclsError(f"The columns of a dict are equally long, but {shown} values.")
+    names = list(columns)
+    check_header(names, "the dict")
+
+    def walk() -> Iterator[dict[str, Any]]:
+        for cells in zip(*columns.values(), strict=True):
+            yield dict(zip(names, cells, strict=True))
+
+    return Table(names, ObjectRows(walk, split))
+
+
+def _holds_rows(cells: Sequence[Any]) -> bool:
+    return bool(cells) and all(isinstance(cell, Mapping) for cell in cells)
 
 
 def table_from_object(data: object, name: str) -> Table:
@@ -68,6 +108,8 @@ def table_from_object(data: object, name: str) -> Table:
         return _from_frame(data, name)
     if datasets is not None and isinstance(data, datasets.Dataset):
         return table_from_dataset(data, name)
+    if isinstance(data, Mapping):
+        return _from_columns(data, name)
     if isinstance(data, Sequence) and not isinstance(data, str | bytes | bytearray):
         columns = list(dict.fromkeys(str(key) for row in data if isinstance(row, Mapping) for key in row))
         if not columns:
@@ -75,7 +117,8 @@ def table_from_object(data: object, name: str) -> Table:
         return Table(columns, ObjectRows(lambda: data, name))
     raise LlmclsError(
         f"Cannot read data of type {type(data).__module__}.{type(data).__qualname__}; give a path or specification, "
-        "a pandas DataFrame, a datasets Dataset or DatasetDict, a list of dicts, or a dict of splits of these."
+        "a pandas DataFrame, a datasets Dataset or DatasetDict, a list of dicts, a dict of columns, or a dict of "
+        "splits of these."
     )
 
 

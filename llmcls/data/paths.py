@@ -17,8 +17,8 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]+:")
 
 
 def has_scheme(spec: str) -> bool:
-    """Whether a specification starts like `hub:`; such a one is never a path."""
-    return _SCHEME.match(spec) is not None
+    """Whether a specification starts like `hub:`, and is not a path for all that: a file may be called `a:b.csv`."""
+    return _SCHEME.match(spec) is not None and not path_exists(spec)
 
 
 def looks_like_path(spec: str) -> bool:

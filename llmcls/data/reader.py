@@ -11,15 +11,46 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from llmcls.plugin.catalog import Catalog
 from llmcls.plugin.manager import load_plugins
 
+if TYPE_CHECKING:
+    from llmcls.settings import DataSettings
+
 SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """What a file of text does not say of itself, from the settings of the same names in `data`.
+
+    Attributes:
+        delimiter: what stands between cells; None: what the name of the file says, or else its header.
+        encoding: how characters are written as bytes; None: as UTF-8.
+        quoting: whether quotation marks quote cells (`quoted`), are text (`plain`), or the file decides (`auto`).
+    """
+
+    delimiter: str | None = None
+    encoding: str | None = None
+    quoting: str = "auto"
+
+    @classmethod
+    def of(cls, settings: DataSettings) -> FileFormat:
+        """The format that the settings name."""
+        return cls(**{name: getattr(settings, name) for name in FIELDS_OF_FORMAT})
+
+    @property
+    def given(self) -> list[str]:
+        """The names of what is not left to the file."""
+        return [name for name in FIELDS_OF_FORMAT if getattr(self, name) != getattr(FileFormat(), name)]
+
+
+FIELDS_OF_FORMAT = tuple(each.name for each in fields(FileFormat))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +89,12 @@ class DatasetReader(ABC):
     Attributes:
         name: what `llmcls readers` lists and messages say.
         description: one line: what it reads, with an example specification.
+        takes: the fields of a `FileFormat` that `read_as` makes use of.
     """
 
     name: str
     description: str
+    takes: tuple[str, ...] = ()
 
     @abstractmethod
     def reads(self, spec: str) -> bool:
@@ -76,6 +109,10 @@ class DatasetReader(ABC):
         Raises:
             LlmclsError: when the source is missing, empty or unreadable as a whole.
         """
+
+    def read_as(self, spec: str, form: FileFormat) -> Mapping[str, Table]:
+        """`read`, in the format that the settings name; a reader whose sources say all of it has no use for it."""
+        return self.read(spec)
 
 
 def dataset_readers(manager: pluggy.PluginManager | None = None) -> Catalog[DatasetReader]:

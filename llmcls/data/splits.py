@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 from llmcls.data.columns import Columns, choose_columns
 from llmcls.data.cut import cap_per_class, cut_stratified
-from llmcls.data.examples import NO_LABEL, class_names_of, make_examples
-from llmcls.data.reader import SPLITS, DatasetReader, Table
-from llmcls.data.sources import describe, open_tables
+from llmcls.data.examples import NO_LABEL, BadRow, class_names_of, make_examples
+from llmcls.data.reader import SPLITS, DatasetReader, FileFormat, Table
+from llmcls.data.sources import describe, open_tables, warn_of_unused
 from llmcls.errors import LlmclsError, LlmclsWarning, several, unknown
-from llmcls.labels import LabelSet
+from llmcls.labels import LabelSet, look_alikes, show
 from llmcls.records import Example
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class DataSplits:
         labels: in the order given, else that of the source's class names, else sorted by name.
         columns: the columns that were used.
         notes: what was decided and what is worth knowing, one sentence each.
+        bad_rows: the rows that were left out because they cannot be used, where that was wanted.
         fingerprints: per split, the SHA-256 over its texts and labels in order.
     """
 
@@ -49,6 +50,7 @@ class DataSplits:
     labels: LabelSet
     columns: Columns
     notes: tuple[str, ...] = ()
+    bad_rows: tuple[BadRow, ...] = ()
     fingerprints: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,6 +94,8 @@ def load_training_data(settings: Settings, data: object = None) -> DataSplits:
         seed=settings.seed,
         label_separator=wanted.label_separator if settings.form.several else None,
         max_per_class={str(split): limit for split, limit in wanted.max_per_class.items()},
+        form=FileFormat.of(wanted),
+        skip_bad_rows=wanted.bad_rows == "skip",
     )
     labels = LabelSet.from_names(splits.labels.names, wanted.label_descriptions, wanted.label_aliases)
     return replace(splits, labels=labels)
@@ -110,6 +114,8 @@ def load_data(
     label_separator: str | None = None,
     max_per_class: Mapping[str, int] | None = None,
     catalog: Mapping[str, DatasetReader] | None = None,
+    form: FileFormat | None = None,
+    skip_bad_rows: bool = False,
 ) -> DataSplits:
     """Read all splits, check every row, and cut what is missing.
 
@@ -125,17 +131,20 @@ def load_data(
         label_separator: what stands between the labels of a row, which may have any number; None: it has one.
         max_per_class: per split, keep at most so many examples of each label, after the cuts.
         catalog: the dataset readers by name; all that plugins registered when None.
+        form: what files of text do not say of themselves.
+        skip_bad_rows: leave rows that cannot be used out, and tell of them, instead of raising.
 
     Raises:
         LlmclsError: for wrong columns, empty splits, and bad rows: all of them at once, with file and line.
 
     Warns:
-        LlmclsWarning: when texts of train come again in another split, one text has two labels, or a split
-            is left out because it has no labels.
+        LlmclsWarning: when texts of train come again in another split, one text has two labels, labels look alike,
+            or a split is left out because it has no labels.
     """
     _check_choices(validation_size, test_size, max_per_class)
     where = describe(data)
-    tables = open_tables(data, catalog)
+    tables = open_tables(data, catalog, form)
+    warn_of_unused(data, catalog, form)
     if "train" not in tables:
         raise LlmclsError(f"{where} has no train split; it has: {', '.join(tables)}.")
     columns = choose_columns(
@@ -145,18 +154,19 @@ def load_data(
     if ignored := [name for name in tables if name not in SPLITS]:
         notes.append(f"splits that are not used: {', '.join(ignored)}")
     given = labels if isinstance(labels, LabelSet) or labels is None else LabelSet.from_names(labels, aliases=aliases)
-    splits, label_set = _read_splits(tables, columns, given, aliases or {}, where, notes)
+    bad: list[BadRow] | None = [] if skip_bad_rows else None
+    splits, label_set = _read_splits(tables, columns, given, aliases or {}, where, notes, bad)
     notes += _cut_missing(splits, validation_size, test_size, seed)
     for split, limit in (max_per_class or {}).items():
         before = len(splits[split])
         splits[split] = cap_per_class(splits[split], limit, seed)
         notes.append(f"{split}: at most {limit} rows per label, {before} -> {len(splits[split])} rows, seed {seed}")
     notes += _label_notes(splits, label_set)
+    notes += _look_alike_notes(label_set)
     notes += _repetition_notes(splits)
     _doubt_separator(splits["train"], columns.label_separator, where)
-    return DataSplits(
-        tuple(splits["train"]), tuple(splits["validation"]), tuple(splits["test"]), label_set, columns, tuple(notes)
-    )
+    train, validation, test = (tuple(splits[split]) for split in SPLITS)
+    return DataSplits(train, validation, test, label_set, columns, tuple(notes), tuple(bad or ()))
 
 
 def _check_choices(validation_size: float, test_size: float, max_per_class: Mapping[str, int] | None) -> None:
@@ -192,10 +202,15 @@ def _read_splits(
     aliases: Mapping[str, Sequence[str]],
     where: str,
     notes: list[str],
+    skipped: list[BadRow] | None,
 ) -> tuple[dict[str, list[Example]], LabelSet]:
-    """Make the examples of all splits, and the label set; train first, since its labels bind the others."""
+    """Make the examples of all splits, and the label set; train first, since its labels bind the others.
+
+    Rows that cannot be used are added to `skipped`; where it is None, they are problems.
+    """
     splits: dict[str, list[Example]] = {split: [] for split in SPLITS}
     problems: list[str] = []
+    bad_rows = False
     spellings = given.spellings if given else {alias: name for name, others in aliases.items() for alias in others}
     known: Sequence[str] | None = given.names if given is not None else None
     for split in SPLITS:
@@ -207,12 +222,17 @@ def _read_splits(
             problems += [f"{split}: {unknown('column', name, table.columns)}" for name in missing]
             continue
         unlabelled = split != "train" and columns.label not in table.columns
-        found: list[str] = []
+        found: list[BadRow] = []
         if not unlabelled:
             splits[split], found = make_examples(
-                table, columns, require_labels=True, known_labels=known, spellings=spellings
+                table,
+                columns,
+                require_labels=True,
+                known_labels=known,
+                spellings=spellings,
+                order=given.names if given else (),
             )
-            unlabelled = split != "train" and _all_unlabelled(splits[split], found)
+            unlabelled = split != "train" and _all_unlabelled(splits[split], [row.problem for row in found])
         if unlabelled:
             splits[split] = []
             message = f"{split}: no row has a label, so this split is left out"
@@ -221,13 +241,23 @@ def _read_splits(
             continue
         if not splits[split] and not found:
             problems.append(f"{split}: there are no rows, only column names")
-        problems += found
+        bad_rows |= bool(found)
+        if skipped is None or not splits[split]:
+            problems += map(str, found)
+        elif found:
+            skipped += found
+            rows = len(splits[split]) + len(found)
+            note = f"{split}: {len(found)} of {rows} rows cannot be used and are left out; the first is {found[0]}"
+            notes.append(note)
+            warnings.warn(f"{where}, {note}.", LlmclsWarning, stacklevel=3)
         if split == "train" and given is None:
             names = [name for name in class_names_of(table, columns) if spellings.get(name, name) == name]
             known = names or sorted({name for example in splits[split] for name in example.names}) or None
     if problems:
         lacking = columns.label_separator is None and any(problem.endswith(NO_LABEL) for problem in problems)
         hint = "\nWhere a text may have no label, or several, set task to multi_label." if lacking else ""
+        if skipped is None and splits["train"] and bad_rows:
+            hint += "\nTo train without the rows that cannot be used, set data.bad_rows to skip."
         raise LlmclsError(several(problems, f"{where} cannot be used") + hint)
     if given is not None:
         return splits, given
@@ -272,6 +302,21 @@ def _label_notes(splits: Mapping[str, Sequence[Example]], labels: LabelSet) -> l
         shown = ", ".join(never[:10]) + (f" and {len(never) - 10} more" if len(never) > 10 else "")
         return [f"labels without a training row: {shown}"]
     return []
+
+
+def _look_alike_notes(labels: LabelSet) -> list[str]:
+    """Note, and warn of, labels that are hardly told apart: most are one label in two spellings."""
+    groups = look_alikes(labels.spellings)
+    if not groups:
+        return []
+    listed = "; ".join(" and ".join(map(show, group)) for group in groups[:10])
+    more = f"; and {len(groups) - 10} more" if len(groups) > 10 else ""
+    note = (
+        f"labels that look alike are learnt as different ones: {listed}{more}. Spell each one way, or make the others "
+        "aliases of it in data.label_aliases"
+    )
+    warnings.warn(f"{note}.", LlmclsWarning, stacklevel=3)
+    return [note]
 
 
 def _doubt_separator(train: Sequence[Example], separator: str | None, where: str) -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from llmcls.errors import LlmclsError
 from llmcls.settings.task import OneOf
@@ -49,6 +59,25 @@ def _as_labelled(value: Any) -> Any:
     return named
 
 
+def _as_delimiter(value: Any) -> Any:
+    named = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "space": " "}
+    delimiter = named.get(value, value) if isinstance(value, str) else value
+    if isinstance(delimiter, str) and (len(delimiter) != 1 or delimiter in '"\r\n\0'):
+        raise ValueError(f"{value!r} is not a delimiter; give one character, or comma, semicolon, tab or pipe")
+    return delimiter
+
+
+def _known_encoding(name: str | None) -> str | None:
+    if name is None:
+        return None
+    try:
+        "".encode(name)
+    except LookupError:
+        raise ValueError(f"{name!r} is not an encoding that Python knows; cp1252, latin-1 and utf-16 are") from None
+    # A byte-order mark is not part of the first column's name.
+    return "utf-8-sig" if codecs.lookup(name).name == "utf-8" else name
+
+
 # A single name may stand for a list of one: --set data.text_columns=body
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
 # Labels may be numbers, which Python does not write as text: {0: 1.0, 1: 3.0}
@@ -84,6 +113,19 @@ class DataSettings(Section):
     text_columns: Names = Field(
         (), description="Columns that hold the text, joined with '. '; guessed from the column names when empty."
     )
+    delimiter: Annotated[str | None, BeforeValidator(_as_delimiter)] = Field(
+        None,
+        description="What stands between the cells of .csv and .tsv files: comma, semicolon, tab, pipe or any "
+        "character; told from the name of the file and its header when null.",
+    )
+    encoding: Annotated[str | None, AfterValidator(_known_encoding)] = Field(
+        None, description="Encoding of .csv, .tsv and JSON files, such as cp1252, latin-1, utf-16; UTF-8 when null."
+    )
+    quoting: Literal["auto", "quoted", "plain"] = Field(
+        "auto",
+        description="What quotation marks in .csv and .tsv files do. quoted: enclose cells; plain: they are text; "
+        "auto: quoted, and in files separated by tabs whatever makes sense of all lines.",
+    )
     label_column: str | None = Field(None, description="Column that holds the label; guessed when not given.")
     label_separator: str = Field(
         ",",
@@ -100,6 +142,11 @@ class DataSettings(Section):
         {},
         description="Other spellings of labels, {billing: [invoice, payment]}: in the data each counts as its label, "
         "and the model may answer with any of them; their probabilities add up.",
+    )
+    bad_rows: Literal["error", "skip"] = Field(
+        "error",
+        description="Training rows that cannot be used, such as one without label. error: all are reported, and "
+        "nothing is trained; skip: they are left out, counted, and listed in bad_rows.csv in the run.",
     )
     validation_size: float = Field(
         0.1, ge=0, lt=1, description="Share of train cut off, stratified, when there is no validation split; 0: none."

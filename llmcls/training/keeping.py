@@ -6,15 +6,18 @@ write_run(folder, trainer, assembly, settings, describe(settings, splits, assemb
 
 from __future__ import annotations
 
+import csv
 import json
 import platform
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmcls.data.examples import BadRow
 from llmcls.data.splits import DataSplits
 from llmcls.plugin.manager import describe_plugins, load_plugins
 from llmcls.runs.assembly import Assembly
@@ -47,6 +50,16 @@ def write_run(
     if (events := folder / "trainer" / "runs").is_dir():
         shutil.move(events, folder / "tensorboard")
     write_card(folder, card, settings, assembly.encoder.template, assembly.encoder.shots, unsealed=STATE)
+
+
+def write_bad_rows(folder: Path, rows: Sequence[BadRow]) -> None:
+    """List the training rows that were left out, if there are any, in `bad_rows.csv`."""
+    if rows:
+        # Half characters, which no file can hold, are one reason for a row to be here.
+        with (folder / "bad_rows.csv").open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(BadRow._fields)
+            writer.writerows(rows)
 
 
 def describe(

@@ -40,7 +40,7 @@ from llmcls.training.checkpoints import (
     remove_leftovers,
     remove_state,
 )
-from llmcls.training.keeping import describe, save_weights, write_run
+from llmcls.training.keeping import describe, save_weights, write_bad_rows, write_run
 from llmcls.training.memory import DeviceFullError, explain, shrink
 from llmcls.training.preparation import check_names, encode_rows, read_data, resolve_class_weights
 
@@ -347,6 +347,7 @@ def _keep(
         if world.is_main:
             peak = torch.cuda.max_memory_allocated() if material.formats.device.type == "cuda" else None
             card = describe(settings, material.splits, prepared.assembly, metrics, prepared.truncated, peak)
+            write_bad_rows(folder, material.splits.bad_rows)
             card["training"] |= {"backend": world.backend, "processes": world.size}
             write_run(folder, trainer, prepared.assembly, settings, card | {"decision": decision})
 

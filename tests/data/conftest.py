@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from llmcls.data import reader
 from llmcls.default_plugins import dataset_readers
-from llmcls.plugin import catalog
 from llmcls.plugin.manager import check_hooks, new_manager
 
 
@@ -17,7 +17,7 @@ def readers():
     manager = new_manager()
     manager.register(dataset_readers, name="dataset_readers")
     check_hooks(manager)
-    return catalog.dataset_readers(manager)
+    return reader.dataset_readers(manager)
 
 
 @pytest.fixture(scope="session")

@@ -126,7 +126,7 @@ def test_all_problems_come_back():
         known_labels=["x", "xx"],
     )
     assert len(made) == 1
-    assert problems == [
+    assert [str(problem) for problem in problems] == [
         "t:2: the row has no text and the label is missing",
         "t:3: label 'X' is not one of the 2 known labels",
         "t:4: column 'text' holds a list, not text",

@@ -182,7 +182,8 @@ def test_other_splits_and_missing_columns():
     [
         ("text,label\n", "there are no rows, only column names"),
         ("text,label\nx,a\ny,a\n", "column 'label': .*only one label \\('a'\\)"),
-        ("text;label\nx;a\n", "looks separated by semicolons"),
+        ("text;label\nx;a\n", "only one label"),
+        ("text~label\nx~a\n", r"Cannot tell which column .* Columns: text~label"),
         ("text,label\nx,a\ny\n", "t.csv:3: the row has 1 cell"),
     ],
 )
@@ -236,9 +237,15 @@ def test_python_objects(data):
         (3, "Cannot read data of type builtins.int"),
         ([], "without a single dict"),
         (["a"], "without a single dict"),
-        ({}, "has split names as keys"),
-        ({"text": ["a"], "label": ["b"]}, "without a single dict of columns"),
-        ({"text": records(2)}, "has the keys train, validation and test, not 'text'"),
+        ({}, "no keys at all"),
+        ({"text": ["a"], "label": ["b", "c"]}, "equally long, but 'text' has 1, 'label' has 2 values"),
+        ({"text": records(2)}, r"has splits as keys, .*; this one has a list under the key 'text'"),
+        ({0: records(2), 1: records(2)}, r"has splits as keys, .*; this one has the keys 0, 1"),
+        ({0: {"text": "a"}, 1: {"text": "b"}}, r"a dict under each of its keys \(0, 1\).*give the DataFrame itself"),
+        (pd.DataFrame(records(2)).to_dict(), r"a dict under each of its keys \('text', 'label'\)"),
+        ({"text": "a text", "label": "b"}, r"\('text', 'label'\) looks like a single row: give a list"),
+        ({"text": "a", "label": 1}, "looks like a single row"),
+        ({"train": records(2), 0: records(2)}, "has split names as keys, not 0"),
         ({"dev": records(2), "val": records(2)}, "two validation splits"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "'a' occurs 2 times"),
     ],
@@ -246,6 +253,19 @@ def test_python_objects(data):
 def test_python_objects_that_are_no_data(data, message):
     with pytest.raises(LlmclsError, match=message):
         load_data(data)
+
+
+@pytest.mark.parametrize(
+    "made", [list, tuple, np.array, pd.Series, lambda cells: np.array(cells, dtype=object)], ids=str
+)
+def test_dicts_of_columns(made):
+    columns = {name: [row[name] for row in records(4)] for name in ("text", "label")}
+    data = {name: made(cells) for name, cells in columns.items()}
+    expected = load_data(records(4), validation_size=0)
+    assert load_data(data, validation_size=0) == expected
+    with pytest.warns(LlmclsWarning, match="4 of 4 texts are in train"):
+        both = load_data({"train": data, "test": data}, validation_size=0)
+    assert both.train == expected.train and both.test[0].source == "test:row 1"
 
 
 def test_dict_of_files(tmp_path, readers):
@@ -274,7 +294,8 @@ def test_prediction_input_is_lazy(tmp_path, readers):
         ("2", ""),
         ("4", "last"),
     ]
-    assert bad == BadRow("in.csv:4", "the byte 0xE9 is not UTF-8; save the file as UTF-8", "caf\\xe9,3")
+    advice = "save the file as UTF-8, or set data.encoding, probably to cp1252"
+    assert bad == BadRow("in.csv:4", f"the byte 0xE9 is not UTF-8; {advice}", "caf\\xe9,3")
     assert list(stream.rows(start=2)) == [bad, last]
     assert stream.count() == 4
 

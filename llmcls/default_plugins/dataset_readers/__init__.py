@@ -10,6 +10,7 @@ from llmcls.data.reader import DatasetReader
 from llmcls.default_plugins.dataset_readers.delimited import CsvReader, TsvReader
 from llmcls.default_plugins.dataset_readers.folder import FolderReader
 from llmcls.default_plugins.dataset_readers.hub import HubReader
+from llmcls.default_plugins.dataset_readers.json_file import JsonReader
 from llmcls.default_plugins.dataset_readers.json_lines import JsonLinesReader
 from llmcls.default_plugins.dataset_readers.parquet import ParquetReader
 from llmcls.default_plugins.dataset_readers.saved import SavedReader
@@ -18,5 +19,5 @@ from llmcls.default_plugins.dataset_readers.saved import SavedReader
 @hookimpl
 def register_dataset_readers() -> list[DatasetReader]:
     """The readers of files, folders and Hub data sets."""
-    files = [CsvReader(), TsvReader(), JsonLinesReader(), ParquetReader()]
+    files = [CsvReader(), TsvReader(), JsonLinesReader(), JsonReader(), ParquetReader()]
     return [*files, SavedReader(), FolderReader(files), HubReader()]

@@ -1,5 +1,8 @@
 """Reads .csv and .tsv, a row at a time: UTF-8 (a byte-order mark is fine), header required, quotes as in RFC 4180.
 
+Semicolons, tabs, commas and bars are told from the header, or from a first line `sep=;` as Excel has it.
+
+In files separated by tabs quotation marks may as well be text: see `quoting`.
 A row that cannot be read becomes a `Row` with a problem at its true line, and reading goes on below it.
 """
 
@@ -10,18 +13,29 @@ import io
 import re
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from llmcls.data.columns import check_header
-from llmcls.data.reader import Row, Table
-from llmcls.default_plugins.dataset_readers.files import FileReader, opened, refuse_wide_encoding, show_bytes
+from llmcls.data.reader import FIELDS_OF_FORMAT, FileFormat, Row, Table
+from llmcls.default_plugins.dataset_readers.files import (
+    FileReader,
+    not_decoded,
+    opened,
+    refuse_wide_encoding,
+    show_bytes,
+)
+from llmcls.default_plugins.dataset_readers.quoting import Marks, Record
 from llmcls.errors import LlmclsError
 
 # In characters. Python's default of 131,072 is shorter than some documents; without any limit a quote that is
 # never closed would take the rest of the file into memory.
 LONGEST_CELL = 16 * 1024 * 1024
+
+DELIMITERS = (",", ";", "\t", "|")
+_SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?\s*$', re.IGNORECASE)
 
 # How `errors="surrogateescape"` marks a byte that is not UTF-8.
 _UNDECODED = re.compile("[\udc80-\udcff]")
@@ -29,11 +43,20 @@ _UNDECODED = re.compile("[\udc80-\udcff]")
 
 class _DelimitedReader(FileReader):
     delimiter: str
+    takes = FIELDS_OF_FORMAT
 
     def table(self, path: Path) -> Table:
+        return self.table_as(path, FileFormat())
+
+    def table_as(self, path: Path, form: FileFormat) -> Table:
+        """The file's table, whose rows can be walked more than once."""
         with opened(path) as file:
-            refuse_wide_encoding(file.read(4), path)
-        rows = DelimitedRows(path, self.delimiter)
+            refuse_wide_encoding(file.read(4), path, form.encoding)
+        rows = DelimitedRows(path, form.delimiter or self.delimiter, encoding=form.encoding)
+        if form.delimiter is None:
+            rows = replace(rows, delimiter=rows.find_delimiter())
+        quoted = rows.quote_cells() if form.quoting == "auto" else form.quoting == "quoted"
+        rows = replace(rows, quoted=quoted)
         return Table(rows.header(), rows)
 
 
@@ -61,6 +84,57 @@ class DelimitedRows:
 
     path: Path
     delimiter: str
+    quoted: bool = True
+    encoding: str | None = None
+
+    def find_delimiter(self) -> str:
+        """What separates cells: what a first line `sep=;` names, else the one that does where this one does not.
+
+        Raises:
+            LlmclsError: where several others do.
+        """
+        with opened(self.path) as file:
+            lines = _Lines(file, self.encoding)
+            declared = _SEPARATOR_LINE.match(next(lines, ""))
+        if declared:
+            return declared[1]
+        first = next(self._records(), None)
+        if first is None or len(first.cells) != 1:
+            return self.delimiter
+        found = [mark for mark in DELIMITERS if mark in first.text and replace(self, delimiter=mark)._is_regular()]
+        if len(found) > 1:
+            marks = " or ".join(map(repr, found))
+            raise LlmclsError(f"Cells of '{self.path}' may be separated by {marks}; set data.delimiter to one of them.")
+        return found[0] if found else self.delimiter
+
+    def _is_regular(self) -> bool:
+        """Whether the header and nearly all of the rows next to it have the same number of cells, and several."""
+        widths = [len(record.cells) for record in islice(self._records(), 20)]
+        return widths[0] > 1 and widths.count(widths[0]) >= 0.8 * len(widths)
+
+    def quote_cells(self) -> bool:
+        """Whether quotation marks enclose cells; only where tabs separate them may they be text.
+
+        Raises:
+            LlmclsError: where the file can be read either way.
+        """
+        if self.delimiter != "\t" or not self._has_leading_quote():
+            return True
+        marks = Marks.count(replace(self, quoted=True)._records(), self.delimiter)
+        quoted = marks.quote_cells()
+        if quoted is None:
+            line = f" (see line {marks.doubtful})" if marks.doubtful else ""
+            raise LlmclsError(
+                f"It cannot be told whether the quotation marks in '{self.path}' enclose cells or are text{line}; "
+                "set data.quoting to quoted or to plain."
+            )
+        return quoted
+
+    def _has_leading_quote(self) -> bool:
+        mark = f'{self.delimiter}"'
+        with opened(self.path) as file:
+            lines = _Lines(file, self.encoding)
+            return any(line.startswith('"') or mark in line for line in lines)
 
     def header(self) -> list[str]:
         """The column names.
@@ -86,12 +160,13 @@ class DelimitedRows:
             else:
                 yield Row({}, source, problem, show_bytes(record.text.encode("utf-8", errors="surrogateescape")))
 
-    def _records(self) -> Iterator[_Record]:
+    def _records(self) -> Iterator[Record]:
         """Every record, the header first; blank lines are left out."""
         csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
         with opened(self.path) as file:
-            lines = _Lines(file)
-            reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+            lines = _Lines(file, self.encoding)
+            lines.skip_separator_line()
+            reader = self._parse(lines)
             while True:
                 lines.begin_record()
                 try:
@@ -99,47 +174,32 @@ class DelimitedRows:
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    fault = _find_fault(lines.record, self.delimiter)
+                    fault = _find_fault(lines.record, self.delimiter) if self.quoted else _Fault(0, None, quoted=False)
                     number = lines.number + fault.opened
                     problem = fault.describe(lines.number, str(error))
                     # Only the line with the fault is lost: those below it are read again as rows of their own.
                     lines.give_back(fault.opened + 1)
-                    reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
-                    yield _Record(number, number, [], problem, "".join(lines.record))
+                    reader = self._parse(lines)
+                    yield Record(number, number, [], problem, "".join(lines.record))
                     continue
                 wrong = _find_bad_bytes(lines)
                 if cells or wrong:
                     last = lines.number + len(lines.record) - 1
-                    yield _Record(lines.number, last, cells, wrong, "".join(lines.record))
+                    yield Record(lines.number, last, cells, wrong, "".join(lines.record))
 
-
-class _Record(NamedTuple):
-    """One row's cells, its first and last line in the file, what is wrong with it, and its lines as they are."""
-
-    first: int
-    last: int
-    cells: list[str]
-    problem: str | None
-    text: str
-
-    def compare(self, columns: list[str]) -> str | None:
-        """The problem of a record with more or fewer cells than there are columns."""
-        count = len(self.cells)
-        if count == len(columns):
-            return None
-        if self.last > self.first:
-            advice = f"it runs to line {self.last}, so look for a quote that is closed too late"
-        else:
-            advice = "quote a cell that holds the separator" if count > len(columns) else "write all its separators"
-        return f"the row has {count} cell{'s' * (count != 1)} where the header has {len(columns)}; {advice}"
+    def _parse(self, lines: Iterator[str]) -> Iterator[list[str]]:
+        if self.quoted:
+            return csv.reader(lines, delimiter=self.delimiter, strict=True)
+        return csv.reader(lines, delimiter=self.delimiter, strict=True, quoting=csv.QUOTE_NONE)
 
 
 class _Lines(Iterator[str]):
     """Physical lines for `csv.reader`, with the lines of the current record kept and their number known."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], encoding: str | None) -> None:
         # newline="" leaves line ends inside quotes as they are, and still ends a line at \n, \r\n or \r.
-        self._file = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        self._file = io.TextIOWrapper(file, encoding=encoding or "utf-8-sig", errors="surrogateescape", newline="")
+        self.encoding = encoding
         self._held: deque[str] = deque()
         self.number = 1
         self.record: list[str] = []
@@ -149,6 +209,12 @@ class _Lines(Iterator[str]):
         self.record.append(line)
         # csv refuses NUL in Python 3.10 and takes it from 3.11 on; here the record is refused later.
         return line.replace("\0", "")
+
+    def skip_separator_line(self) -> None:
+        """Leave out a first line such as `sep=;`, which still counts as a line."""
+        line = next(self, "")
+        if not _SEPARATOR_LINE.match(line):
+            self.give_back(0)
 
     def begin_record(self) -> None:
         self.number += len(self.record)
@@ -213,6 +279,5 @@ def _find_bad_bytes(lines: _Lines) -> str | None:
         if "\0" in line:
             return f"the row holds a NUL character{where}; is this a text file?"
         if not line.isascii() and (found := _UNDECODED.search(line)):
-            byte = ord(found[0]) - 0xDC00
-            return f"the byte 0x{byte:02X} is not UTF-8{where}; save the file as UTF-8"
+            return not_decoded(ord(found[0]) - 0xDC00, lines.encoding, where)
     return None

@@ -7,7 +7,9 @@ class IniReader(FileReader):
 
 from __future__ import annotations
 
+import codecs
 import gzip
+import re
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -16,8 +18,19 @@ from pathlib import Path
 from typing import IO, cast
 
 from llmcls.data.paths import cannot_read, has_scheme, is_folder, require_file
-from llmcls.data.reader import DatasetReader, Table
+from llmcls.data.reader import DatasetReader, FileFormat, Table
 from llmcls.errors import LlmclsError
+
+# Byte-order marks, and Latin letters without one: each has zeros beside it.
+_WIDE = [
+    (re.compile(pattern, re.DOTALL), name)
+    for pattern, name in (
+        (b"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "utf-32"),
+        (b"\xff\xfe|\xfe\xff", "utf-16"),
+        (b"[^\x00]\x00[^\x00]\x00", "utf-16-le"),
+        (b"\x00[^\x00]\x00[^\x00]", "utf-16-be"),
+    )
+]
 
 
 class FileReader(DatasetReader):
@@ -32,6 +45,14 @@ class FileReader(DatasetReader):
     def read(self, spec: str) -> dict[str, Table]:
         """The file as `{"train": table}`."""
         return {"train": self.table(require_file(spec))}
+
+    def read_as(self, spec: str, form: FileFormat) -> dict[str, Table]:
+        """The file, written in this format, as `{"train": table}`."""
+        return {"train": self.table_as(require_file(spec), form)}
+
+    def table_as(self, path: Path, form: FileFormat) -> Table:
+        """`table` of a file in this format; of use only to formats that do not say it themselves."""
+        return self.table(path)
 
     @abstractmethod
     def table(self, path: Path) -> Table:
@@ -53,6 +74,16 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise LlmclsError(f"Cannot unpack '{path}': {error}; the file is damaged or not gzip at all.") from error
     except OSError as error:
         raise cannot_read(path, error) from error
+    except UnicodeError as error:
+        raise LlmclsError(f"Cannot read '{path}': {error}; set data.encoding to the encoding it has.") from error
+
+
+def not_decoded(byte: int, encoding: str | None, where: str = "") -> str:
+    """The problem of a byte that the encoding does not have; that of Windows is by far the likeliest other one."""
+    if encoding is not None:
+        return f"the byte 0x{byte:02X} is not {encoding}{where}; set data.encoding to the encoding that the file has"
+    likely = ", probably to cp1252" if bytes([byte]).decode("cp1252", errors="ignore") else ""
+    return f"the byte 0x{byte:02X} is not UTF-8{where}; save the file as UTF-8, or set data.encoding{likely}"
 
 
 def show_bytes(line: bytes) -> str:
@@ -60,11 +91,12 @@ def show_bytes(line: bytes) -> str:
     return line.decode("utf-8", errors="backslashreplace").rstrip("\r\n")
 
 
-def refuse_wide_encoding(head: bytes, path: Path) -> None:
+def refuse_wide_encoding(head: bytes, path: Path, encoding: str | None = None) -> None:
     """Say it when a file is UTF-16 or UTF-32: every row would fail, and none would say why.
 
     Raises:
-        LlmclsError: when `head`, the first bytes, start with the mark of one.
+        LlmclsError: when `head`, the first four bytes, shows one, and `encoding` is another.
     """
-    if head.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")):
-        raise LlmclsError(f"'{path}' is encoded as UTF-16 or UTF-32; save it as UTF-8.")
+    found = next((name for mark, name in _WIDE if mark.match(head)), None)
+    if found and not (encoding and codecs.lookup(encoding).name.startswith(found[:6])):
+        raise LlmclsError(f"'{path}' is encoded as {found.upper()}; save it as UTF-8, or set data.encoding to {found}.")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import IO
 
 from llmcls.data.columns import check_header
-from llmcls.data.reader import Row, Table
-from llmcls.default_plugins.dataset_readers.files import FileReader, opened, refuse_wide_encoding, show_bytes
+from llmcls.data.reader import FileFormat, Row, Table
+from llmcls.default_plugins.dataset_readers.files import (
+    FileReader,
+    not_decoded,
+    opened,
+    refuse_wide_encoding,
+    show_bytes,
+)
 from llmcls.errors import LlmclsError
 
 # Objects may leave keys out, and the columns must be known before the first row is handed over.
@@ -24,11 +32,17 @@ class JsonLinesReader(FileReader):
     description = "one JSON object a line, UTF-8: tickets.jsonl, tickets.ndjson, tickets.jsonl.gz"
     suffixes = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 
+    takes = ("encoding",)
+
     def table(self, path: Path) -> Table:
+        """The file's table, in UTF-8."""
+        return self.table_as(path, FileFormat())
+
+    def table_as(self, path: Path, form: FileFormat) -> Table:
         """The file's table; its columns are the keys of the first 1,000 objects."""
         with opened(path) as file:
-            refuse_wide_encoding(file.read(4), path)
-        rows = JsonRows(path)
+            refuse_wide_encoding(file.read(4), path, form.encoding)
+        rows = JsonRows(path, form.encoding)
         head = list(islice(rows, ROWS_FOR_COLUMNS))
         if not head:
             raise LlmclsError(f"'{path}' is empty; it needs one JSON object a line.")
@@ -46,24 +60,38 @@ class JsonRows:
     """The rows of a JSON-lines file in constant memory; can be walked more than once."""
 
     path: Path
+    encoding: str | None = None
 
     def __iter__(self) -> Iterator[Row]:
         with opened(self.path) as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(_lines(file, self.encoding), 1):
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if line.strip():
-                    yield _read_line(line, f"{self.path.name}:{number}")
+                    yield _read_line(line, f"{self.path.name}:{number}", self.encoding)
 
 
-def _read_line(line: bytes, source: str) -> Row:
+def _lines(file: IO[bytes], encoding: str | None) -> Iterator[bytes]:
+    """The lines in UTF-8; bytes that the encoding does not have stay as they are."""
+    if encoding is None:
+        yield from file
+    else:
+        decoded = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="\n")
+        try:
+            for line in decoded:
+                yield line.encode("utf-8", errors="surrogateescape")
+        finally:
+            decoded.detach()  # whoever opened the file closes it
+
+
+def _read_line(line: bytes, source: str, encoding: str | None = None) -> Row:
     def unusable(problem: str) -> Row:
         return Row({}, source, problem, show_bytes(line))
 
     try:
         values = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return unusable(f"the byte 0x{line[error.start]:02X} is not UTF-8; save the file as UTF-8")
+        return unusable(not_decoded(line[error.start], encoding))
     except json.JSONDecodeError as error:
         return unusable(f"the line is no JSON: {error.msg} (column {error.colno})")
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
