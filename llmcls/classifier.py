@@ -8,7 +8,7 @@ classifier.predict_proba(["Where is my parcel?"])      # array, rows sum to 1, c
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,6 +139,10 @@ class Classifier:
         predictor = assembly.form.predict(model, assembly.encoder, how, formats, decision, separator)
         return cls(assembly, formats, how, run, model, predictor)
 
+    def __repr__(self) -> str:
+        what = f"of {self.run!r}" if self.run else f"{self.base.name}, zero-shot, {len(self.labels)} labels"
+        return f"<Classifier {what}>"
+
     @property
     def encoder(self) -> Encoder:
         """Turns examples into prompts; holds template and labels."""
@@ -180,15 +184,16 @@ class Classifier:
 
         return tie_tolerance(self.formats.dtype, self.formats.quantization)
 
-    def predict(self, texts: Iterable[str]) -> list[Any]:
+    def predict(self, texts: Any) -> list[Any]:
         """The most probable label of each text, or `prediction.no_answer` where a threshold is missed.
 
-        With the task multi_label: a tuple of the text's labels, in the order of `classes_`.
+        With the task multi_label: a tuple of the text's labels, in the order of `classes_`. `texts` may also be rows,
+        dicts or a DataFrame, with the columns that the run's texts were in.
         """
-        predictions = self.stream(_as_examples(texts), probabilities=False)
+        predictions = self.stream(self._read(texts), probabilities=False)
         return [prediction.label if prediction.labels is None else prediction.labels for prediction in predictions]
 
-    def predict_proba(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
+    def predict_proba(self, texts: Any) -> npt.NDArray[np.float64]:
         """Probabilities, shape (texts, labels): rows sum to 1, columns in the order of `classes_`.
 
         With the task multi_label each is that of the label alone, and rows do not sum to 1.
@@ -202,7 +207,7 @@ class Classifier:
             raise LlmclsError(
                 f"{reason[:1].upper()}{reason[1:]}; call predict, or train with prediction.method 'exact'."
             )
-        rows = [prediction.probabilities for prediction in self.classify(_as_examples(texts))]
+        rows = [prediction.probabilities for prediction in self.classify(self._read(texts))]
         return numpy.asarray(rows, dtype=numpy.float64).reshape(len(rows), len(self.labels))
 
     def classify(
@@ -266,12 +271,33 @@ class Classifier:
         # Three rows: an instruction of 16 tokens is then worth keeping (`llmcls.engine.state.WORTH_SHARING`).
         self._predictor.warm_up(self.encoder.encode([*PROBES, PROBES[0]]))
 
-    def evaluate(self, examples: Sequence[Example], *, reporter: Reporter | None = None) -> Report:
+    def evaluate(self, examples: Any, *, reporter: Reporter | None = None) -> Report:
         """Predict labelled examples and compare.
 
+        Args:
+            examples: `Example`s, or rows with columns of the run's names: dicts, a DataFrame or a `datasets.Dataset`.
+            reporter: where progress goes.
+
         Raises:
-            LlmclsError: when an example has no label.
+            LlmclsError: when an example has no label, or the rows lack the columns.
         """
+        from llmcls.data.inputs import load_labelled
+
+        examples = examples if _is_table(examples) else list(examples)
+        if _is_table(examples) or any(isinstance(row, Mapping) for row in examples):
+            data = self.run.card["data"] if self.run else {}
+            examples = load_labelled(
+                examples,
+                labels=self.labels,
+                text_columns=data.get("text_columns") or (),
+                label_column=data.get("label_column"),
+                label_separator=self.assembly.settings.data.label_separator if self.form.rules.several else None,
+            )
+        if strange := [row for row in examples if not isinstance(row, Example)]:
+            raise LlmclsError(
+                f"evaluate was given {strange[0]!r:.40}, a {type(strange[0]).__name__}; give Examples, dicts with text "
+                "and a label, or a DataFrame."
+            )
         if missing := [example.source or example.text[:40] for example in examples if example.label is None]:
             raise LlmclsError(f"{missing[0]} has no label to compare the prediction with; evaluate labelled rows only.")
         return self.report(examples, self.classify(examples, reporter=reporter))
@@ -284,8 +310,9 @@ class Classifier:
     def untrained(self, base_model: str | None = None) -> Iterator[Classifier]:
         """Gives the classifier that this one was before training.
 
-        It is this one with its LoRA weights switched off inside the block. Where all weights were trained, the base
-        model is loaded beside them. A classification head is as random as it was when training began.
+        It is this one with its LoRA weights switched off inside the block. Where all weights or biases (`lora.bias`)
+        were trained, which cannot be switched off, the base model is loaded beside them.
+        A classification head is as random as it was when training began.
 
         Args:
             base_model: where the base model is now, if not where it was.
@@ -295,19 +322,31 @@ class Classifier:
         """
         if self.run is None:
             yield self
-        elif self.run.whole:
+        elif self.run.whole or self.run.settings.lora.bias != "none":
             yield self._load_base(self.run, base_model)
         else:
             with self._model.disable_adapter():
                 yield self
 
     def _load_base(self, run: Run, base_model: str | None) -> Classifier:
-        settings = run.settings.model
+        settings = run.settings.model if run.whole else self.assembly.settings.model
         if base_model:
             settings = settings.model_copy(update={"base_model": base_model})
         assembly = replace(self.assembly, base=find_trained_base(settings, run))
         model = load_model(assembly.base, settings, self.formats, assembly.head)
         return replace(self._make(assembly, self.formats, model, self.prediction, None), world=self.world)
+
+    def _read(self, texts: Any) -> list[Example]:
+        """Examples of texts, or of rows with the run's text columns, whose other columns a template may use."""
+        from llmcls.data.inputs import load_examples
+
+        if isinstance(texts, Mapping):
+            raise LlmclsError("Give a list of rows, not one dict: predict([row]).")
+        if not (table := _is_table(texts)) and not isinstance(texts, str):
+            texts = list(texts)
+        if table or (not isinstance(texts, str) and any(isinstance(row, Mapping) for row in texts)):
+            return list(load_examples(texts, text_columns=self.run.card["data"]["text_columns"] if self.run else ()))
+        return _as_examples(texts)
 
     def _score_together(self, chunk: Sequence[Example], wanted: Wanted, advance: Any) -> Iterable[Prediction]:
         if self.world.size == 1:
@@ -316,6 +355,11 @@ class Classifier:
 
     def _score(self, examples: Sequence[Example], wanted: Wanted, advance: Any) -> Iterator[Prediction]:
         return self._predictor.predict(self.encoder.encode(examples), wanted, advance)
+
+
+def _is_table(data: Any) -> bool:
+    """Whether iterating would not give rows: a DataFrame's items are its column names."""
+    return hasattr(data, "columns") or hasattr(data, "column_names")
 
 
 def _as_examples(texts: Iterable[str]) -> list[Example]:

@@ -144,17 +144,23 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any) -> LLMClassifier:  # noqa: N803 - scikit-learn's name
+    def fit(self, X: Any, y: Any, **unsupported: Any) -> LLMClassifier:  # noqa: N803 - scikit-learn's name
         """Fine-tune on texts and their classes.
 
         Args:
             X: (rows,) texts: a list, an array, a pandas Series, or a matrix or DataFrame with a single column.
             y: (rows,) classes: text, integers or booleans.
+            unsupported: refused; `sample_weight`, which scikit-learn would take from the signature as supported, too.
 
         Raises:
             InvalidInputError: for what is no text, several columns, or fewer than two classes; a ValueError as well.
             LlmclsError: for impossible settings, a model that cannot be loaded, or an `output_dir` in use.
         """
+        if given := [name for name, value in unsupported.items() if value is not None]:
+            raise InvalidInputError(
+                f"LLMClassifier.fit does not take {', '.join(given)}; rows have no weights, but classes do: "
+                "settings={'training': {'class_weights': 'balanced'}}."
+            )
         if y is None:
             raise InvalidInputError("LLMClassifier requires y to be passed, but the target y is None.")
         texts = self._texts(X)

@@ -43,9 +43,9 @@ class Prediction:
     Attributes:
         label: the predicted label's name; the settings' `no_answer` where a threshold was missed; of a multi-label
             task all predicted names, joined by the separator.
-        probability: the predicted label's probability; NaN where the method computes none. Multi-label: the smallest
-            of the predicted labels', or where there is none, 1 - the largest of all: how sure the least certain
-            decision is.
+        probability: the predicted label's probability; NaN where the method computes none. Multi-label: that
+            exactly the predicted labels apply, the product over all labels of P(label) where it is predicted and
+            1 - P(label) where it is not, for each is decided on its own.
         probabilities: one per label, in the order of the classifier's `classes_`, summing to 1 unless the task is
             multi-label; NaN for labels that the method did not look at; empty where not asked for.
         margin: log-probability by which the label beats every other one, or a lower bound of it (`best-first`); NaN

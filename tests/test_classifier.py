@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmcls import Classifier, LlmclsError, train
 from llmcls.console import Reporter
@@ -185,3 +189,70 @@ def test_another_template_and_quantization(trained: Classifier, tmp_path: Path) 
 def test_problems(call: Callable[[], object], message: str) -> None:
     with pytest.raises(LlmclsError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("bias", "objective", "quantization"),
+    [("all", "label", "none"), ("lora_only", "label", "none"), ("none", "label", "none"), ("all", "sft", "none")],
+)
+def test_before_trained_biases_it_is_the_base_model(
+    bias_model: Path, tmp_path: Path, bias: str, objective: str, quantization: str
+) -> None:
+    """Switching LoRA off leaves the trained biases in place."""
+    given = {
+        "model": {"base_model": str(bias_model), "quantization": quantization},
+        "lora": {"bias": bias},
+        "training": {"max_steps": 4, "learning_rate": 0.05, "objective": objective},
+    }
+    rows = [{"text": f"{text} {n}", "label": name} for n in range(4) for text, name in (("a", "no"), ("b", "yes"))]
+    run = train(rows, settings=given, output_dir=tmp_path / "run", reporter=Reporter(quiet=True))
+    classifier = Classifier.load(run)
+    texts = ["a 1", "b 2", "something else"]
+    fresh = Classifier.zero_shot(
+        str(bias_model), classifier.labels, template=run.settings.prompt.template, settings=make_settings(given)
+    )
+    expected = fresh.predict_proba(texts)
+    with classifier.untuned().untrained() as before:
+        assert before.predict_proba(texts) == pytest.approx(expected, abs=1e-5)
+    assert abs(classifier.predict_proba(texts) - expected).max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def bias_model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose attention has biases."""
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path_factory.mktemp("biased") / "model"))
+    config = AutoConfig.from_pretrained(folder)
+    config.attention_bias = True
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    for name, weight in model.named_parameters():
+        if name.endswith(".bias"):
+            torch.nn.init.normal_(weight)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_rows_instead_of_texts(trained: Classifier) -> None:
+    """Dicts and DataFrames, by the run's columns."""
+    texts = [text for text in TEXTS if text]
+    found = trained.predict(texts)
+    rows = [{"n": 1, "text": text, "label": label} for text, label in zip(texts, found, strict=True)]
+    frame = pd.DataFrame(rows)
+    for texts_too in (rows, frame, frame["text"], (row for row in rows), frame[["text"]], np.array(texts)):
+        assert trained.predict(texts_too) == found
+    assert trained.predict_proba(frame) == pytest.approx(trained.predict_proba(texts), abs=1e-6)
+    for labelled in (rows, frame, iter(rows), [Example(r["text"], r["label"]) for r in rows]):
+        assert trained.evaluate(labelled).accuracy == 1.0
+    for refused, said in (
+        ([{"body": "a", "label": "no"}], "Unknown column 'text'"),
+        (frame.drop(columns="label"), "Unknown column 'label'"),
+        (["a"], "evaluate was given 'a', a str"),
+        ([{"text": "a", "label": "other"}], "is not one of the"),
+    ):
+        with pytest.raises(LlmclsError, match=said):
+            trained.evaluate(refused)
+    for wrong in ({"text": "a"}, pd.DataFrame({"body": ["a"]}), [1], ["a", {"text": "b"}]):
+        with pytest.raises(LlmclsError):
+            trained.predict(wrong)
+    assert all(len(repr(thing)) < 200 and str(trained.run.path) in repr(thing) for thing in (trained, trained.run))

@@ -312,3 +312,9 @@ def test_silent_unless_verbose(quick: LLMClassifier, capfd: pytest.CaptureFixtur
     assert captured.out == "" and "%" not in captured.err and "FutureWarning" not in captured.err
     quick.set_params(verbose=True).fit(TEXTS, LABELS)
     assert "2 labels" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("given", [{"sample_weight": [1.0, 2.0]}, {"sample_weight": np.ones(2)}, {"eval_set": 3}])
+def test_what_fit_does_not_take_is_said(given: dict[str, Any]) -> None:
+    with pytest.raises(LlmclsError, match=f"does not take {next(iter(given))}; rows have no weights"):
+        LLMClassifier().fit(["a", "b"], ["x", "y"], **given)

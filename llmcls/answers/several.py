@@ -21,8 +21,9 @@ TASK = "multi_label"
 
 LIMITS: Mapping[str, Limit] = {
     "training.metric_for_best_model": Limit(
-        "training.metric_for_best_model {value} is for single labels; choose 'macro_f1' or 'micro_f1'",
-        ("loss", "accuracy", "macro_f1", "micro_f1"),
+        "training.metric_for_best_model {value} is for single labels; choose 'subset_accuracy', 'macro_f1' or "
+        "'micro_f1'",
+        ("loss", "accuracy", "subset_accuracy", "macro_f1", "micro_f1"),
     ),
     "data.max_per_class": Limit(
         "data.max_per_class needs rows of one class each, but with task multi_label they have many"
@@ -105,10 +106,10 @@ def predictions_of(
     probabilities: Sequence[Sequence[float]],
     separator: str,
 ) -> Iterator[Prediction]:
-    """Predictions from each row's labels, the probability of its least certain decision, and all probabilities."""
-    for prompt, labels, least, row in zip(prompts, chosen, sure, probabilities, strict=True):
+    """Predictions from each row's labels, the probability of exactly these labels, and that of each label."""
+    for prompt, labels, whole, row in zip(prompts, chosen, sure, probabilities, strict=True):
         joined = separator.join(labels)
-        yield Prediction(joined, least, tuple(row), float("nan"), truncated=prompt.truncated, labels=labels)
+        yield Prediction(joined, whole, tuple(row), float("nan"), truncated=prompt.truncated, labels=labels)
 
 
 def report_several(

@@ -6,6 +6,8 @@ next(predictor.predict(prompts, Wanted())).labels           # those whose yes re
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -233,9 +235,16 @@ class YesNoPredictor:
         names = self.labels.names
         rows = self.scorer.score([prompt.input_ids for prompt in prompts], progress=progress).double().exp().tolist()
         chosen = [self.thresholds.choose(names, row) for row in rows]
+        # Each label is decided on its own, so the probability of exactly these labels is the product; as a sum of
+        # logarithms, which 10,000 labels do not underflow.
         sure = [
-            min((row[self.labels.position(name)] for name in labels), default=1 - max(row))
-            for row, labels in zip(rows, chosen, strict=True)
+            math.exp(
+                math.fsum(
+                    math.log(max(p if name in labels else 1 - p, sys.float_info.min))
+                    for name, p in zip(names, row, strict=True)
+                )
+            )
+            for row, labels in zip(rows, map(frozenset, chosen), strict=True)
         ]
         return predictions_of(prompts, chosen, sure, rows, self.separator)
 

@@ -24,15 +24,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from llmcls.cli.predictions import RowWriter, Tally
+from llmcls.cli.formats import FIGURES, RowWriter, format_of
+from llmcls.cli.predictions import Tally
 from llmcls.cli.shared import show, table
 from llmcls.console import Reporter
 from llmcls.data.inputs import BadRow
 from llmcls.errors import LlmclsError
+from llmcls.figures import finite
 from llmcls.files import LockedError, draft_of, flush, flush_folder, locked, replacing
-
-FIGURES = {"probability": ".3f", "margin": ".3f", "label_mass": ".3g"}
-"""Columns that a table on the terminal shows beside the label, and how."""
 
 SAVE_EVERY = 1.0
 """Seconds between two saves at least: a save waits for the disk."""
@@ -54,15 +53,19 @@ class StandardOutput:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def begin(self, columns: Sequence[str], *, as_json: bool = False, **_: object) -> Tally:
+    def begin(
+        self, columns: Sequence[str], *, as_json: bool = False, separator: str | None = None, **_: object
+    ) -> Tally:
         """Write the header; nothing is there yet."""
-        self._writer = RowWriter(sys.stdout, columns, as_json, self._reporter.warn)
+        self._writer = RowWriter(sys.stdout, columns, as_json, self._reporter.warn, separator=separator)
         self._writer.write_header()
+        sys.stdout.flush()
         return Tally()
 
     def add(self, rows: Iterable[Mapping[str, Any]], bad: Sequence[BadRow], tally: Tally) -> None:
-        """Write rows."""
+        """Write rows; who reads them may wait for each."""
         self._writer.write(rows)
+        sys.stdout.flush()
 
     def finish(self, tally: Tally) -> None:
         """Nothing is left to do."""
@@ -82,6 +85,7 @@ class TableOutput(StandardOutput):
         from rich.text import Text
 
         for row in rows:
+            row = finite(row)
             values = ("–" if row[name] is None else format(row[name], FIGURES[name]) for name in self._figures)
             self._table.add_row(Text(row["text"]), Text(row["predicted"], style="bold"), *values)
 
@@ -95,20 +99,24 @@ class FileOutput:
     """The two files of a prediction while they grow: rows, and what is wrong with bad rows.
 
     Args:
-        path: the output's name when it is complete; `PATH.errors.csv` is the other file's.
+        path: the output's name when it is complete, whose ending is its format (`llmcls.cli.formats`);
+            `PATH.errors.csv` is the other file's.
         reporter: hears what becomes of earlier attempts, and of this one if it fails.
+        overwrite: whether files of these names may be replaced.
+        source: the file or folder that is read, which never is.
 
     Attributes:
         listing: the other file.
 
     Raises:
-        LlmclsError: from every method, when the disk or another prediction is in the way.
+        LlmclsError: from every method, when the disk, another prediction or other files are in the way.
     """
 
-    def __init__(self, path: Path, reporter: Reporter) -> None:
+    def __init__(self, path: Path, reporter: Reporter, *, overwrite: bool = False, source: Path | None = None) -> None:
         self.path = path
         self.listing: Path | None = path.with_name(f"{path.name}.errors.csv")
         self._reporter = reporter
+        self._overwrite, self._source = overwrite, source
         self._names = (path, self.listing)
         self._parts = tuple(name.with_name(f"{name.name}.partial") for name in self._names)
         self._journal = path.with_name(f"{path.name}.partial.json")
@@ -123,8 +131,12 @@ class FileOutput:
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
             rows, errors = self._parts
             self._claim()
-            self._rows = rows.open("a", encoding="utf-8", errors="replace", newline="")
-            self._errors = errors.open("a", encoding="utf-8", errors="backslashreplace", newline="")
+            with ExitStack() as undone:
+                undone.callback(self._lock.close)
+                self._refuse_other_files()
+                self._rows = rows.open("a", encoding="utf-8", errors="replace", newline="")
+                self._errors = errors.open("a", encoding="utf-8", errors="backslashreplace", newline="")
+                undone.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -144,14 +156,16 @@ class FileOutput:
         columns: Sequence[str],
         *,
         as_json: bool = False,
+        separator: str | None = None,
         identity: Mapping[str, Any] | None = None,
         resume: bool = True,
     ) -> Tally:
         """Go on from an earlier attempt, or begin anew.
 
         Args:
-            columns: the CSV's columns.
-            as_json: write JSON lines instead.
+            columns: the header's columns.
+            as_json: write JSON lines where the file has no ending.
+            separator: see `RowWriter`.
             identity: all that decides what is written; None for what cannot be resumed.
             resume: False to begin anew in any case.
 
@@ -172,7 +186,15 @@ class FileOutput:
                     self._journal.unlink()
             for stream, size in zip(self._streams, kept.sizes, strict=True):
                 stream.truncate(size)
-            self._writer = RowWriter(self._rows, columns, as_json, self._reporter.warn)
+            self._format, self._columns = format_of(self.path, as_json), columns
+            self._writer = RowWriter(
+                self._rows,
+                columns,
+                self._format.as_json,
+                self._reporter.warn,
+                delimiter=self._format.delimiter,
+                separator=separator,
+            )
             self._bad = csv.writer(self._errors, lineterminator="\n")
             if kept.tally.rows == 0:
                 self._writer.write_header()
@@ -193,11 +215,12 @@ class FileOutput:
         with self._explained():
             for stream in self._streams:
                 flush(stream)
-            for part, name, wanted in zip(self._parts, self._names, (True, tally.bad > 0), strict=True):
-                if wanted:
-                    part.replace(name)
-                else:
-                    name.unlink(missing_ok=True)
+            (rows, errors), (path, listing) = self._parts, self._names
+            if tally.bad:
+                errors.replace(listing)
+            else:
+                listing.unlink(missing_ok=True)
+            self._format.complete(rows, path, self._columns)  # last: where it is, all is
             for leftover in (draft_of(self._journal), self._journal):
                 leftover.unlink(missing_ok=True)
             flush_folder(self.path.parent)
@@ -241,6 +264,23 @@ class FileOutput:
                 f"Another process is writing '{self.path}'; let it finish, or choose another --output."
             ) from None
 
+    def _refuse_other_files(self) -> None:
+        """Keep what stands there already: the input always, other files unless they may be replaced."""
+        for name in (*self._names, *self._parts):
+            if self._source is not None and _is_part_of(name, self._source):
+                raise LlmclsError(
+                    f"'{name}' is read by this prediction, which would replace it; choose another --output."
+                )
+        path, listing = self._names
+        if path.exists() and not path.is_file():
+            raise LlmclsError(f"'{path}' is not a file; leave --output out to write to the standard output.")
+        if self._overwrite:
+            return
+        # A list of bad rows beside a journal is of the attempt that is gone on with: it was killed while finishing.
+        for name in [path] if self._journal.exists() else [path, listing]:
+            if name.exists():
+                raise LlmclsError(f"'{name}' exists already; replace it with --overwrite, or choose another --output.")
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Inside, what the operating system refuses becomes an `LlmclsError` that names the file."""
@@ -248,6 +288,13 @@ class FileOutput:
             yield
         except OSError as error:
             raise LlmclsError(f"'{self.path}' cannot be written: {error.strerror or error}.") from error
+
+
+def _is_part_of(name: Path, source: Path) -> bool:
+    """Whether an existing file is this one, or lies in this folder."""
+    if not (name.exists() and source.exists()):
+        return False
+    return name.samefile(source) or source.resolve() in name.resolve().parents
 
 
 class _Kept(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ import click
 
 from llmcls import __version__
 from llmcls.answers.form import Form, form_of, refuse_missing
+from llmcls.cli.formats import OutputFormat, format_of
 from llmcls.cli.outputs import FileOutput, StandardOutput, TableOutput
 from llmcls.cli.predictions import Input, Tally, predict_batches, rows_at_once
 from llmcls.cli.shared import (
@@ -32,6 +32,7 @@ from llmcls.cli.shared import (
     typed,
 )
 from llmcls.console import Reporter
+from llmcls.data.paths import has_scheme, to_path
 from llmcls.data.reader import FIELDS_OF_FORMAT, FileFormat
 from llmcls.errors import LlmclsError
 from llmcls.processes.stopping import failing_once
@@ -56,6 +57,7 @@ class Request:
     task: str | None
     source: str | None
     output: str | None
+    overwrite: bool
     resume: str
     template: str | None
     quantization: str | None
@@ -76,6 +78,10 @@ class Request:
     def __post_init__(self) -> None:
         if bool(self.texts) == bool(self.source):
             raise click.UsageError("Give either texts or --input FILE.")
+        if self.output == "-":
+            raise click.UsageError("Leave --output out to write to the standard output.")
+        if self.overwrite and not self.output:
+            raise click.UsageError("--overwrite says that --output FILE may be replaced; give one.")
         if not self.run_path and not self.labels:
             raise click.UsageError("Give --run DIR, or --labels A,B,C with a --base-model M (default: nano).")
         if self.run_path and (self.labels or self.task):
@@ -89,15 +95,34 @@ class Request:
             )
 
     @property
+    def format(self) -> OutputFormat:
+        """The format of the output.
+
+        Raises:
+            LlmclsError: when the file's ending names none, or another one than JSON where that is asked for.
+        """
+        if not self.output:
+            return OutputFormat("jsonl" if self.as_json else "csv")
+        chosen = format_of(self.output, self.as_json)
+        if self.as_json and chosen.kind != "jsonl":
+            raise LlmclsError(
+                f"--json writes JSON lines, but '{self.output}' is named as {chosen.kind}; leave --json out, or name "
+                "the file .jsonl."
+            )
+        return chosen
+
+    @property
     def in_json(self) -> bool:
-        """Whether rows are written as JSON lines."""
-        return self.as_json or bool(self.output and self.output.endswith((".jsonl", ".ndjson")))
+        """Whether rows are written as objects, in which lists stay lists."""
+        return self.format.as_json
 
     def open_input(self, run: Run | None, data: DataSettings) -> Input:
         """The rows to predict, of files that are written as these settings say."""
         if self.texts:
             return Input.of_texts(self.texts)
         if self.source is None or self.source == "-":
+            if sys.stdin is None:
+                raise LlmclsError("--input - reads the standard input, which is closed; give a file.")
             return Input.of_lines(sys.stdin.buffer)
         text_columns = self.text_columns or (run.card["data"]["text_columns"] if run else ())
         separator = run.label_separator if run else None
@@ -106,7 +131,8 @@ class Request:
     def open_output(self, reporter: Reporter) -> FileOutput | StandardOutput:
         """Where the rows go."""
         if self.output:
-            return FileOutput(Path(self.output), reporter)
+            source = None if self.source in (None, "-") or has_scheme(self.source or "") else to_path(self.source or "")
+            return FileOutput(Path(self.output), reporter, overwrite=self.overwrite, source=source)
         as_table = bool(self.texts) and not self.as_json and sys.stdout.isatty()
         return TableOutput(reporter) if as_table else StandardOutput(reporter)
 
@@ -137,8 +163,13 @@ class Way:
 @click.option("--base-model", metavar="M", help="Without --run: predict with a base model as it is (zero-shot).")
 @click.option("--labels", metavar="A,B,C", help="The labels for zero-shot prediction; quote one that holds a comma.")
 @click.option("--task", type=TASKS, help="Zero-shot: one label a text (the default), or any number of them.")
-@click.option("--input", "source", metavar="FILE|-", help="Texts to classify; - reads one text a line from the input.")
-@click.option("--output", metavar="FILE", help="CSV (or .jsonl) file to write; standard output when not given.")
+@click.option("--input", "source", metavar="FILE|-", help="Texts to classify; - reads one text a line, as they come.")
+@click.option(
+    "--output",
+    metavar="FILE",
+    help="File to write: .csv, .tsv, .jsonl (each also with .gz) or .parquet; else standard output.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace FILE when it exists.")
 @click.option(
     "--resume",
     type=click.Choice(["auto", "never"]),
@@ -160,7 +191,7 @@ def command(**options: Any) -> None:
     """Classify texts; adds the columns `predicted` and `probability`.
 
     Where a text may have several labels, `predicted` holds them as the label column does (in JSON as a list), and
-    `probability` is that of the least probable of them; of a text without labels, that no label applies.
+    `probability` is that of exactly these labels, each decided on its own: that of every label, yes or no, multiplied.
 
     \b
     llmcls predict --run runs/tickets "Where is my parcel?"
@@ -169,7 +200,7 @@ def command(**options: Any) -> None:
 
     Files may have any size. A row that cannot be used is left out of FILE and listed in FILE.errors.csv, with its
     place, what is wrong with it, and the row itself. Until all rows are predicted, FILE is called FILE.partial; the
-    same command goes on with it after an interruption.
+    same command goes on with it after an interruption. A FILE that exists is replaced with --overwrite only.
 
     A row below a threshold (--min-probability, --min-label-mass) gets "no answer" (prediction.no_answer) instead of a
     label, with the probability of its best one.
@@ -178,11 +209,13 @@ def command(**options: Any) -> None:
     if request.output is None and typed(click.get_current_context(), "resume"):
         raise click.UsageError("--resume is for --output FILE; nothing else can be gone on with.")
     reporter = start(request.quiet, request.as_json)
+    _ = request.format  # an ending without a format is refused by all processes alike
     world = join_prediction()
     if world.size > 1 and request.source == "-":
         raise LlmclsError("--input - works in one process only; give several processes a file.")
     if not world.is_main:  # rank 0 writes
-        request, sys.stdout = replace(request, output=None), Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        request = replace(request, output=None, overwrite=False)
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     # Whatever can be wrong with the input or the output is found before the model is loaded, which may take minutes.
     way = _choose_way(request)
     given = request.open_input(way.run, way.settings.data)
@@ -283,7 +316,13 @@ def _predict(
     if given.identity is not None:
         classifier.warm_up()
     identity = _identify(request, way, given, classifier, header) if request.output else None
-    tally = written.begin(header, as_json=request.in_json, identity=identity, resume=request.resume == "auto")
+    tally = written.begin(
+        header,
+        as_json=request.in_json,
+        separator=classifier.assembly.settings.data.label_separator if classifier.form.rules.several else None,
+        identity=identity,
+        resume=request.resume == "auto",
+    )
     tally = classifier.world.share(tally)
     # A bar and rows that share the terminal would run into each other.
     alone = request.output is not None or bool(request.texts) or not sys.stdout.isatty()
@@ -315,7 +354,7 @@ def _identify(
     return {
         "llmcls": __version__,
         **given.identity,
-        "columns": [*header, "JSON" if request.in_json else "CSV"],
+        "columns": [*header, request.format.kind],
         "run": way.run and _digest(way.run.card),
         "base model": classifier.base.fingerprint,
         "number formats": [str(classifier.formats.dtype), classifier.formats.quantization],
@@ -331,16 +370,16 @@ def _digest(value: object) -> str:
 
 
 def _row(values: Mapping[str, Any], prediction: Prediction, classifier: Classifier, request: Request) -> dict[str, Any]:
+    # Figures keep all their digits: of 10,000 labels rounded to six, the probabilities sum to 0.9998.
     predicted = prediction.label if prediction.labels is None or not request.in_json else list(prediction.labels)
-    probability = None if math.isnan(prediction.probability) else round(prediction.probability, 6)  # JSON has no NaN
-    row = {**values, "predicted": predicted, "probability": probability}
+    row = {**values, "predicted": predicted, "probability": prediction.probability}
     if request.margin:
-        row["margin"] = round(prediction.margin, 6)
+        row["margin"] = prediction.margin
     if prediction.label_mass is not None:
-        row["label_mass"] = float(f"{prediction.label_mass:.6g}")
+        row["label_mass"] = prediction.label_mass
     if request.all_probabilities:
-        pairs = zip(classifier.classes_, prediction.probabilities, strict=True)
-        row |= {f"p({name})": round(value, 6) for name, value in pairs}
+        names = (f"p({name})" for name in classifier.classes_)
+        row |= dict(zip(names, prediction.probabilities, strict=True))
     return row
 
 

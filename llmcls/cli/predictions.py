@@ -9,13 +9,12 @@ prefix is computed before the first one, whether a file is predicted from its fi
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
+from llmcls.cli.arriving import ArrivingRows
 from llmcls.data.inputs import BadRow, GoodRow, load_examples, show_values
 from llmcls.data.paths import has_scheme, to_path
 from llmcls.data.reader import FileFormat
@@ -87,7 +86,7 @@ class Input:
     """
 
     columns: Sequence[str]
-    rows: Callable[[int], Iterator[GoodRow | BadRow]]
+    rows: Callable[[int], Iterable[GoodRow | BadRow]]
     count: Callable[[], int | None] = lambda: None
     identity: Mapping[str, Any] | None = None
 
@@ -99,8 +98,8 @@ class Input:
 
     @classmethod
     def of_lines(cls, stream: IO[bytes]) -> Input:
-        """The lines of the standard input."""
-        return cls(["text"], lambda start: islice(_read_lines(stream), start, None))
+        """The lines of the standard input, which has no identity, and so is always read from its first line on."""
+        return cls(["text"], lambda _start: ArrivingRows(stream))
 
     @classmethod
     def of_data(
@@ -131,19 +130,6 @@ class Input:
         return cls(list(stream.table.columns), stream.rows, stream.count, identity)
 
 
-def _read_lines(stream: IO[bytes]) -> Iterator[GoodRow | BadRow]:
-    """UTF-8, whatever the locale says."""
-    for number, line in enumerate(stream, 1):
-        source = f"line {number}"
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raw = line.decode("utf-8", errors="backslashreplace").rstrip("\r\n")
-            yield BadRow(source, f"not UTF-8 ({error.reason} at byte {error.start + 1})", raw)
-        else:
-            yield GoodRow({"text": text}, Example(text, source=source))
-
-
 def rows_at_once(classifier: Classifier) -> int:
     """The size of a batch for this classifier's device and processes."""
     return ROWS_AT_ONCE[classifier.formats.device.type] * classifier.world.size
@@ -159,6 +145,8 @@ def predict_batches(
     advance: Advance | None = None,
 ) -> Iterator[Batch]:
     """Predict rows in batches of `size` input rows; a row that cannot be predicted never stops the others.
+
+    Of rows that arrive one by one, a batch is what has arrived.
 
     Args:
         rows: the input; a row without text is a bad one, unless the template shows other columns as well.
@@ -179,8 +167,8 @@ def predict_batches(
         examples = [row.example for row in good.values()]
         return list(classifier.stream(examples, label_mass=label_mass, probabilities=probabilities, advance=share))
 
-    rows = iter(rows)
-    while chunk := list(islice(rows, size)):
+    take = rows.take if isinstance(rows, ArrivingRows) else _cutter(rows)
+    while chunk := take(size):
         bad = {place: row for place, row in enumerate(chunk) if isinstance(row, BadRow)}
         good = {place: row for place, row in enumerate(chunk) if isinstance(row, GoodRow)}
         if needs_text:
@@ -202,43 +190,9 @@ def predict_batches(
         yield Batch(list(zip(values, found, strict=True)), [bad[place] for place in sorted(bad)])
 
 
-class RowWriter:
-    """Writes rows as CSV under a header, or as JSON lines.
-
-    Args:
-        stream: where they go.
-        columns: the CSV's columns.
-        as_json: JSON lines, which have a row's own keys instead of columns.
-        warn: told once of keys that the CSV has no column for.
-    """
-
-    def __init__(self, stream: IO[str], columns: Sequence[str], as_json: bool, warn: Callable[[str], None]) -> None:
-        self._stream = stream
-        self._columns = frozenset(columns)
-        self._warn: Callable[[str], None] | None = warn
-        # QUOTE_NONNUMERIC: Python before 3.13 leaves a lone carriage return unquoted otherwise, which ends the row.
-        self._csv = None if as_json else csv.DictWriter(
-            stream, columns, extrasaction="ignore", quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"
-        )  # fmt: skip
-
-    def write_header(self) -> None:
-        """The column names, for CSV."""
-        if self._csv:
-            self._csv.writeheader()
-
-    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write rows."""
-        for row in rows:
-            if self._csv is None:
-                self._stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-                continue
-            if self._warn and (unknown := [name for name in row if name not in self._columns]):
-                self._warn(
-                    f"keys that the first rows do not have are left out of the CSV: {', '.join(unknown)}; "
-                    "write .jsonl to keep all."
-                )
-                self._warn = None
-            self._csv.writerow(row)
+def _cutter(rows: Iterable[GoodRow | BadRow]) -> Callable[[int], list[GoodRow | BadRow]]:
+    walked = iter(rows)
+    return lambda size: list(islice(walked, size))
 
 
 def _set_aside(row: GoodRow, problem: str) -> BadRow:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from llmcls.console import Reporter
+from llmcls.figures import to_json
 from llmcls.settings import Settings, load_settings
 from llmcls.settings.task import methods, tasks
 
@@ -167,7 +167,7 @@ def show(*renderables: RenderableType) -> None:
 
 def show_json(result: object) -> None:
     """Print a result as JSON on standard output."""
-    click.echo(json.dumps(result, ensure_ascii=False, indent=2, default=str))
+    click.echo(to_json(result, indent=2))
 
 
 def table(title: str, *columns: str) -> Any:

@@ -8,7 +8,6 @@ One rule for all readers; a row is either an `Example` or one sentence that star
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from llmcls.data.columns import Columns
 from llmcls.data.listed import is_hot, looks_listed, name_hot, read_hot, read_list
 from llmcls.data.reader import Row, Table
+from llmcls.figures import to_json
 from llmcls.labels import look, show
 from llmcls.records import Example
 
@@ -39,7 +39,7 @@ class BadRow(NamedTuple):
 
 def show_values(values: Mapping[str, Any]) -> str:
     """A row's values as one line of JSON; what JSON has no form for is shown as text."""
-    return json.dumps(values, ensure_ascii=False, default=str)
+    return to_json(values)
 
 
 def set_aside(row: Row, problem: str) -> BadRow:

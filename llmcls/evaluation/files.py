@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import IO, Any
 from llmcls.errors import LlmclsError
 from llmcls.evaluation.metrics import EvaluationReport
 from llmcls.evaluation.multilabel import MultiLabelReport
+from llmcls.figures import finite, to_json
 from llmcls.files import replacing
 from llmcls.records import Example, Prediction
 
@@ -93,7 +93,7 @@ def write_predictions(path: str | Path, examples: Iterable[Example], predictions
                     example.text,
                     example.label if known else "",
                     prediction.label,
-                    "" if math.isnan(prediction.probability) else round(prediction.probability, 6),
+                    finite(prediction.probability),
                     str(example.label == prediction.label).lower() if known and prediction.withheld is None else "",
                 )
             )
@@ -103,7 +103,7 @@ def _render(value: Any) -> str:
     """JSON with one line for each element that is itself a list or dict: a confusion matrix reads as a matrix."""
 
     def dump(item: Any) -> str:
-        return json.dumps(_replace_nan(item), sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return to_json(item, sort_keys=True)
 
     if isinstance(value, dict):
         lines = [f"    {dump(key)}: {dump(value[key])}" for key in sorted(value)]
@@ -111,15 +111,6 @@ def _render(value: Any) -> str:
     if isinstance(value, tuple) and value and isinstance(value[0], tuple):
         return "[\n" + ",\n".join(f"    {dump(row)}" for row in value) + "\n  ]"
     return dump(value)
-
-
-def _replace_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity; null stands for both."""
-    if isinstance(value, dict):
-        return {key: _replace_nan(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 @contextmanager

@@ -78,7 +78,6 @@ class EvaluationReport:
     FIGURES: ClassVar[tuple[tuple[str, str, int], ...]] = (
         ("accuracy", "accuracy", 1),
         ("balanced_accuracy", "balanced accuracy", 1),
-        ("micro_f1", "micro F1", 1),
         ("macro_f1", "macro F1", 1),
         ("weighted_f1", "weighted F1", 1),
         ("macro_roc_auc", "macro ROC-AUC", 1),
@@ -89,7 +88,10 @@ class EvaluationReport:
         ("coverage", "rows answered (coverage)", 0),
         ("answered_accuracy", "accuracy on answered rows", 1),
     )
-    """What tables show: field, name, and whether more is better (1), worse (-1) or neither (0)."""
+    """What tables show: field, name, and whether more is better (1), worse (-1) or neither (0).
+
+    `micro_f1` would repeat the accuracy.
+    """
 
     HEADLINES: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
     """The figures that say it in one line; the first counts most."""

@@ -209,8 +209,8 @@ def multilabel_metrics(true: Sequence[Sequence[int]], predicted: Sequence[Sequen
     """A few figures during training, defined as in a `MultiLabelReport`, from rows of 0 or 1 for every label.
 
     Returns:
-        `accuracy`, the share of rows with all labels right; `macro_f1`, the mean over the labels that occur or were
-        predicted; `micro_f1`.
+        `subset_accuracy`, the share of rows with all labels right; `macro_f1`, the mean over the labels that occur or
+        were predicted; `micro_f1`.
     """
     import numpy as np
     from sklearn.metrics import f1_score
@@ -218,7 +218,7 @@ def multilabel_metrics(true: Sequence[Sequence[int]], predicted: Sequence[Sequen
     t, p = np.asarray(true), np.asarray(predicted)
     known = np.flatnonzero((t | p).any(axis=0))
     return {
-        "accuracy": float((t == p).all(axis=1).mean()),
+        "subset_accuracy": float((t == p).all(axis=1).mean()),
         "macro_f1": float(f1_score(t, p, labels=known, average="macro", zero_division=0)) if len(known) else 0.0,
         "micro_f1": float(f1_score(t, p, average="micro", zero_division=0)),
     }

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from llmcls.errors import LlmclsError, LlmclsWarning, several
+from llmcls.figures import finite, to_json
 from llmcls.files import replacing, sha256_of
 from llmcls.labels import Label, LabelSet
 from llmcls.prompt.shots import Shots
@@ -93,6 +94,9 @@ class Run:
         if problems:
             raise LlmclsError(several(problems, f"Run '{path}' does not match its seal; restore it or train again"))
         return cls(path, migrate(card))
+
+    def __repr__(self) -> str:
+        return f"<Run '{self.path}': {self.card['base_model'].get('name')}, {len(self.card['labels'])} labels>"
 
     @cached_property
     def settings(self) -> Settings:
@@ -189,13 +193,13 @@ def write_card(
         part: [{"text": shot.text, "label": shot.label} for shot in chosen]  # all that templates see of a shot
         for part, chosen in (("examples", shots.examples), ("spares", shots.spares))
     }
-    (folder / "shots.json").write_text(json.dumps(stored, ensure_ascii=False, indent=1), encoding="utf-8")
+    (folder / "shots.json").write_text(to_json(stored, indent=1), encoding="utf-8")
     files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
     seal = {name: sha256_of(file) for name, file in files.items() if name.partition("/")[0] not in unsealed}
-    sealed = {"format": FORMAT, **card, "seal": seal}
+    sealed = {"format": FORMAT, **finite(card), "seal": seal}
     seal[CARD] = _card_digest(sealed)
     with replacing(folder / CARD, held=True) as file:  # last, and whole: it is what makes the folder a run
-        file.write(json.dumps(sealed, ensure_ascii=False, indent=1))
+        file.write(to_json(sealed, indent=1))
 
 
 def list_runs(root: str | Path) -> list[tuple[Path, dict[str, Any]]]:

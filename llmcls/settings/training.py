@@ -107,10 +107,12 @@ class TrainingSettings(Section):
     load_best_model_at_end: bool = Field(
         False, description="Keep the checkpoint that metric_for_best_model finds best on the validation split."
     )
-    metric_for_best_model: Literal["loss", "accuracy", "macro_f1", "micro_f1", "balanced_accuracy"] = Field(
+    metric_for_best_model: Literal[
+        "loss", "accuracy", "subset_accuracy", "macro_f1", "micro_f1", "balanced_accuracy"
+    ] = Field(
         "loss",
-        description="What load_best_model_at_end and early_stopping_patience go by; micro_f1 is for task multi_label, "
-        "balanced_accuracy for single labels.",
+        description="What load_best_model_at_end and early_stopping_patience go by; micro_f1 and subset_accuracy (also "
+        "called accuracy) are for task multi_label, balanced_accuracy for single labels.",
     )
     early_stopping_patience: int | None = Field(
         None, ge=1, description="Stop after this many evaluations in a row without a better metric_for_best_model."

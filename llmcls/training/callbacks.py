@@ -86,8 +86,12 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         logs = logs or {}
         where = f"step {state.global_step}/{state.max_steps}, epoch {state.epoch or 0:.2f}"
         if "eval_loss" in logs:
-            accuracy = f", accuracy {logs['eval_accuracy']:.4f}" if "eval_accuracy" in logs else ""
-            self._reporter.say(f"  {where}: validation loss {logs['eval_loss']:.4f}{accuracy}")
+            found = "".join(
+                f", {name.replace('_', ' ')} {logs[f'eval_{name}']:.4f}"
+                for name in ("accuracy", "subset_accuracy")
+                if f"eval_{name}" in logs
+            )
+            self._reporter.say(f"  {where}: validation loss {logs['eval_loss']:.4f}{found}")
         elif "loss" in logs:
             self._reporter.say(f"  {where}: loss {float(logs['loss']):.4f}")
 

@@ -87,7 +87,7 @@ def _sft_config(
         save_strategy=training.save_strategy,
         save_steps=training.save_steps or (training.eval_steps if training.load_best_model_at_end else None) or 500,
         load_best_model_at_end=training.load_best_model_at_end,
-        metric_for_best_model=training.metric_for_best_model if selects else None,
+        metric_for_best_model=_logged_metric(settings) if selects else None,
         greater_is_better=training.metric_for_best_model != "loss" if selects else None,
         restore_callback_states_from_checkpoint=True,
         dataloader_num_workers=training.dataloader_num_workers,
@@ -101,6 +101,12 @@ def _sft_config(
         prediction_loss_only=True,
         disable_tqdm=True,
     )
+
+
+def _logged_metric(settings: Settings) -> str:
+    """The metric to go by, as it is logged: the accuracy of rows with several labels is called subset accuracy."""
+    chosen = settings.training.metric_for_best_model
+    return "subset_accuracy" if chosen == "accuracy" and settings.form.several else chosen
 
 
 def make_lora_config(settings: Settings, adapter: BaseModelAdapter) -> LoraConfig:

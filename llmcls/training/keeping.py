@@ -7,7 +7,6 @@ write_run(folder, trainer, assembly, settings, describe(settings, splits, assemb
 from __future__ import annotations
 
 import csv
-import json
 import platform
 import shutil
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcls.data.examples import BadRow
 from llmcls.data.splits import DataSplits
+from llmcls.figures import to_json
 from llmcls.plugin.manager import describe_plugins, load_plugins
 from llmcls.runs.assembly import Assembly
 from llmcls.runs.run import write_card
@@ -45,7 +45,7 @@ def write_run(
 ) -> None:
     """Write everything but the weights, and seal the run."""
     assembly.tokenizer.save_pretrained(folder / "tokenizer")
-    lines = [json.dumps(entry, default=float) for entry in trainer.state.log_history]
+    lines = [to_json(entry) for entry in trainer.state.log_history]
     (folder / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if (events := folder / "trainer" / "runs").is_dir():
         shutil.move(events, folder / "tensorboard")

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,16 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from llmcls import Classifier, LlmclsError, train
-from llmcls.answers import form_named
+from llmcls.answers import Wanted, form_named
+from llmcls.answers.yes_no import YesNoPredictor
 from llmcls.console import Reporter
 from llmcls.data.splits import load_training_data
+from llmcls.evaluation.thresholds import Thresholds
+from llmcls.labels import LabelSet
 from llmcls.records import Example
 from llmcls.runs.run import Run
 from llmcls.settings import make_settings
+from llmcls.training.callbacks import ProgressCallback
 from llmcls.training.preparation import resolve_class_weights
 
 from ..cli.conftest import call
@@ -79,8 +84,8 @@ def test_the_classifier(run: Path) -> None:
     assert reference.predict(TEXTS) == [LABELS] * 3
     for prediction, row in zip(classifier.classify([Example(text) for text in TEXTS]), p, strict=True):
         assert prediction.labels is not None and prediction.label == "|".join(prediction.labels)
-        chosen = [row[LABELS.index(name)] for name in prediction.labels]
-        assert prediction.probability == pytest.approx(min(chosen) if chosen else 1 - row.max(), abs=1e-6)
+        decided = [p if name in prediction.labels else 1 - p for name, p in zip(LABELS, row, strict=True)]
+        assert prediction.probability == pytest.approx(np.prod(decided), abs=1e-6)
     with pytest.raises(LlmclsError, match="Label mass is for single labels"):
         classifier.classify([Example("x")], label_mass=True)
     with classifier.untrained():
@@ -108,7 +113,13 @@ def test_packed_and_padded_training_agree(rows: Path, tiny_model_dir: Path, tmp_
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-def test_the_best_checkpoint_by_micro_f1(rows: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("metric", "logged"),
+    [("micro_f1", "micro_f1"), ("subset_accuracy", "subset_accuracy"), ("accuracy", "subset_accuracy")],
+)
+def test_the_best_checkpoint_by_what_is_logged(
+    rows: Path, tiny_model_dir: Path, tmp_path: Path, metric: str, logged: str
+) -> None:
     settings: dict[str, Any] = {
         "task": "multi_label",
         "data": {"label_separator": "|"},
@@ -116,16 +127,18 @@ def test_the_best_checkpoint_by_micro_f1(rows: Path, tiny_model_dir: Path, tmp_p
         "training": {
             **{"max_steps": 4, "learning_rate": 0.02, "eval_strategy": "steps", "eval_steps": 1},
             **{"save_strategy": "steps", "save_steps": 1},
-            **{"load_best_model_at_end": True, "metric_for_best_model": "micro_f1"},
+            **{"load_best_model_at_end": True, "metric_for_best_model": metric},
         },
     }
     made = train(str(rows), settings=settings, output_dir=tmp_path / "run", reporter=Reporter(quiet=True))
     log = [json.loads(line) for line in (made.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    found = [entry["eval_micro_f1"] for entry in log if "eval_micro_f1" in entry]
-    assert len(found) == 4 and max(found) > min(found)
+    found = [entry[f"eval_{logged}"] for entry in log if f"eval_{logged}" in entry]
+    assert len(found) == 4 and not any("eval_accuracy" in entry for entry in log)
+    assert max(found) > min(found) or logged != "micro_f1"
     held_out = load_training_data(made.settings, str(rows)).validation
     half = make_settings({"prediction": {"threshold": 0.5}}).prediction
-    assert Classifier.load(made, prediction=half).evaluate(held_out).micro_f1 == pytest.approx(max(found))
+    report = Classifier.load(made, prediction=half).evaluate(held_out)
+    assert getattr(report, logged) == pytest.approx(max(found))
 
 
 def test_predict(run: Path, rows: Path, tmp_path: Path) -> None:
@@ -301,9 +314,13 @@ def test_settings() -> None:
         make_settings({"task": "multi_label", "training": {"objective": "sft"}})
     with pytest.raises(LlmclsError, match="'list' is for task multi_label"):
         make_settings({"prediction": {"method": "list"}})
-    for task, metric in (("single_label", "micro_f1"), ("multi_label", "balanced_accuracy")):
+    for task, metric in (
+        ("single_label", "micro_f1"),
+        ("single_label", "subset_accuracy"),
+        ("multi_label", "balanced_accuracy"),
+    ):
         by = {"metric_for_best_model": metric, "early_stopping_patience": 1}
-        with pytest.raises(LlmclsError, match=f"'{metric}' is for .*; choose '(accuracy|macro_f1' or 'micro_f1)'"):
+        with pytest.raises(LlmclsError, match=f"'{metric}' is for .*; choose '(accuracy|subset_accuracy)'"):
             make_settings({"task": task, "training": by})
     lists = make_settings({"task": "multi_label", "prediction": {"method": "list"}})
     assert lists.training.objective == "sft" and lists.form.name == "listed"
@@ -338,3 +355,42 @@ def test_a_lone_mark_is_text() -> None:
     for mark in "|;,#/-:>&*":
         assert load_settings((), [f"data.label_separator={mark}"]).data.label_separator == mark
     assert load_settings((), ["data.label_column=~"]).data.label_column is None
+
+
+@pytest.mark.parametrize(
+    ("row", "labels", "probability"),
+    [
+        ((0.9, 0.2, 0.6), ("joy", "fear"), 0.9 * 0.8 * 0.6),
+        ((0.1, 0.2, 0.4), (), 0.9 * 0.8 * 0.6),
+        ((1.0, 0.0, 1.0), ("joy", "fear"), 1.0),
+        ((1.0, 1.0, 1.0), ("joy", "anger", "fear"), 1.0),
+        ((0.75, 0.75, 0.75), ("joy", "anger", "fear"), 0.75**3),
+    ],
+)
+def test_the_probability_is_that_of_exactly_these_labels(
+    row: tuple[float, ...], labels: tuple[str, ...], probability: float
+) -> None:
+    scorer: Any = SimpleNamespace(score=lambda *_, **__: torch.tensor([row]).log())
+    names = LabelSet.from_names(["joy", "anger", "fear"])
+    predictor = YesNoPredictor(names, "|", Thresholds.untuned(3), scorer)
+    prompt: Any = SimpleNamespace(input_ids=[1], truncated=False)
+    (found,) = predictor.predict([prompt], Wanted())
+    assert found.labels == labels
+    assert found.probability == pytest.approx(probability, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("logs", "said"),
+    [
+        ({"eval_loss": 1.0, "eval_accuracy": 0.5}, "validation loss 1.0000, accuracy 0.5000"),
+        ({"eval_loss": 1.0, "eval_subset_accuracy": 0.25}, "validation loss 1.0000, subset accuracy 0.2500"),
+        ({"eval_loss": 1.0}, "validation loss 1.0000"),
+        ({"loss": 2.0}, "loss 2.0000"),
+    ],
+)
+def test_the_line_of_an_evaluation(logs: dict[str, float], said: str) -> None:
+    lines: list[str] = []
+    reporter: Any = SimpleNamespace(say=lines.append)
+    state = SimpleNamespace(global_step=1, max_steps=2, epoch=0.5)
+    ProgressCallback(reporter).on_log(None, state, None, logs=logs)
+    assert [line.split(": ", 1)[1] for line in lines] == [said]

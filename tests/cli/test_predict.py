@@ -94,9 +94,9 @@ def test_no_rows_give_a_header(llmcls: Callable[..., Any], run: Path, here: Path
     assert llmcls("predict", "--run", run, "--input", "-", "-q").out == '"text","predicted","probability"\n'
 
 
-def test_own_output_can_be_the_input(llmcls: Callable[..., Any], run: Path, here: Path) -> None:
-    (here / "new.csv").write_text("text,predicted,probability,note\nhello,old,0.3,n\n", encoding="utf-8")
-    done = llmcls("predict", "--run", run, "--input", "new.csv", "--output", "new.csv", "-q")
+def test_columns_of_an_earlier_prediction_are_replaced(llmcls: Callable[..., Any], run: Path, here: Path) -> None:
+    (here / "old.csv").write_text("text,predicted,probability,note\nhello,old,0.3,n\n", encoding="utf-8")
+    done = llmcls("predict", "--run", run, "--input", "old.csv", "--output", "new.csv", "-q")
     assert done.code == 0
     assert "columns that are replaced in the output: predicted, probability" in done.err
     (row,) = rows_of((here / "new.csv").read_text(encoding="utf-8"))

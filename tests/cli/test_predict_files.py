@@ -103,7 +103,7 @@ def test_bad_rows_are_listed_with_place_problem_and_row(llmcls: Callable[..., An
     assert names(here) == ["new.csv", "out.csv", "out.csv.errors.csv"]
 
     (here / "new.csv").write_text("id,text\n1,ok\n", encoding="utf-8")
-    assert llmcls(*command).code == 0
+    assert llmcls(*command, "--overwrite").code == 0
     assert names(here) == ["new.csv", "out.csv"], "an old list does not outlive its prediction"
 
 
@@ -143,7 +143,7 @@ def test_a_template_that_fails_on_some_rows(
     assert bad["source"] == "new.csv:3" and "division" in bad["problem"] and json.loads(bad["raw"])["text"] == "b"
 
     (here / "new.csv").write_text("n,text\n5,a\n5,b\n", encoding="utf-8")
-    assert "division" in refuse(*command), "not one row that works: the command is wrong, not the rows"
+    assert "division" in refuse(*command, "--overwrite"), "not one row that works: the command is wrong, not the rows"
     assert not list(here.glob("*.partial*"))
 
 
@@ -161,7 +161,7 @@ def command(many: Path, output: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("small_steps")
-@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "tsv.gz", "parquet"])
 def test_killed_anywhere_it_ends_as_if_never_interrupted(
     llmcls: Callable[..., Any], many: Path, here: Path, suffix: str
 ) -> None:
@@ -277,12 +277,12 @@ def test_another_prediction_begins_anew(
     def interrupt() -> None:
         with monkeypatch.context() as patch:
             fail_after(patch, 3, KeyboardInterrupt())
-            assert llmcls(*command(many, output)).code == 130
+            assert llmcls(*command(many, output, "--overwrite")).code == 130
         assert (here / "out.csv.partial.json").exists()
 
     def again(*more: str, without: str = "") -> str:
         interrupt()
-        done = llmcls(*(part for part in command(many, output, *more) if part != without))
+        done = llmcls(*(part for part in command(many, output, "--overwrite", *more) if part != without))
         assert done.code == 0 and not list(here.glob("*.partial*"))
         return str(done.err)
 
@@ -295,13 +295,13 @@ def test_another_prediction_begins_anew(
 
     interrupt()
     (here / "out.csv.partial.json").write_text("{}")
-    assert anew + "its state cannot be understood." in llmcls(*command(many, output)).err
+    assert anew + "its state cannot be understood." in llmcls(*command(many, output, "--overwrite")).err
     interrupt()
     (here / "out.csv.partial").write_text("x")
-    assert anew + "rows of it are missing." in llmcls(*command(many, output)).err
+    assert anew + "rows of it are missing." in llmcls(*command(many, output, "--overwrite")).err
     interrupt()
     many.write_text("id,text\n1,other\n", encoding="utf-8")
-    assert anew + "it is of another prediction (input)." in llmcls(*command(many, output)).err
+    assert anew + "it is of another prediction (input)." in llmcls(*command(many, output, "--overwrite")).err
     assert len(rows_of(output)) == 1
 
 

@@ -16,7 +16,7 @@ TEXTS = ("where is it", "you took 5", "7", "no", "a very long story about nothin
 
 
 def predict(llmcls: Callable[..., Any], run: Path, *options: object) -> tuple[list[dict[str, str]], str]:
-    done = llmcls("predict", "--run", run, *TEXTS, "--output", "out.csv", *options)
+    done = llmcls("predict", "--run", run, *TEXTS, "--output", "out.csv", "--overwrite", *options)
     assert done.code == 0, done
     with Path("out.csv").open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream)), done.err

@@ -94,7 +94,7 @@ def test_predictions_file(tmp_path):
     write_predictions(path, examples, iter([predict("a", 0.123456789), predict("a", 1.0), predict("b", math.nan)]))
     assert read_rows(path) == [
         list(PREDICTION_COLUMNS),
-        ["test.csv:2", 'say "hi",\r\nthen\rgo', "a", "a", "0.123457", "true"],
+        ["test.csv:2", 'say "hi",\r\nthen\rgo', "a", "a", "0.123456789", "true"],
         ["test.csv:4", "纯文本 🙂", "b", "a", "1.0", "false"],
         ["", "", "", "b", "", ""],
     ]
@@ -114,7 +114,7 @@ def test_any_text_comes_back_from_the_predictions_file(tmp_path_factory, rows):
     )
     read = read_rows(path)[1:]
     assert [row[:3] for row in read] == [[source, content, label] for source, content, label, _ in rows]
-    assert [float(row[4]) for row in read] == pytest.approx([row[3] for row in rows], abs=1e-6)
+    assert [float(row[4]) for row in read] == [row[3] for row in rows]
 
 
 def test_a_lone_carriage_return_does_not_end_the_row(tmp_path):

@@ -118,7 +118,8 @@ def test_comparison_of_before_and_after():
     before = compute_report(true, ["a", "b", "a", "b"], labels, probabilities=[[0.5, 0.5]] * 4)
     after = compute_report(true, true, labels, probabilities=[[1, 0]] * 2 + [[0, 1]] * 2)
     text = render(comparison_table(before, after))
-    assert line_with(text, "micro F1")[1:] == ["F1", "0.5000", "1.0000", "+0.5000"]
+    assert line_with(text, "balanced accuracy")[2:] == ["0.5000", "1.0000", "+0.5000"]
+    assert "micro F1" not in text, "it would repeat the accuracy"
     assert line_with(text, "log loss")[-3:] == ["0.6931", "0.0000", "-0.6931"]
     assert line_with(text, " a ") == ["a", "0.5000", "1.0000", "+0.5000"]
     assert line_with(render(comparison_table(after, after)), "Brier")[-1] == "="
