@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback
 from llmcls import Classifier, train
 from llmcls.console import Reporter
 from llmcls.data.splits import DataSplits, load_training_data
+from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import choose_formats
 from llmcls.model.loading import find_base_model
@@ -106,6 +107,19 @@ def end_of_prompt(probe: Probe) -> bool:
     return "zebra" in probe.encoder.tokenizer.decode(prompt.input_ids)
 
 
+def first_text(probe: Probe, content: str, encoding: str = "utf-8") -> str:
+    """The first text of a file, or why it cannot be read."""
+    path = probe.folder.with_suffix(".csv")
+    path.write_bytes(content.encode(encoding))
+    settings = probe.settings.model_copy(
+        update={"data": probe.settings.data.model_copy(update={"validation_size": 0.0})}
+    )
+    try:
+        return load_training_data(settings, str(path)).train[0].text
+    except LlmclsError as error:
+        return str(error)
+
+
 def patience(trainer: Any) -> Any:
     """The callback that stops early, or None."""
     return next((each for each in trainer.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)), None)
@@ -131,6 +145,10 @@ CASES: list[tuple[str, Any, Callable[[Probe], Any], Any]] = [
     ("data.labels", ["b", "a"], lambda p: p.splits.labels.names, ("b", "a")),
     ("data.label_descriptions", {"a": "first"}, lambda p: p.splits.labels[0].description, "first"),
     ("data.label_aliases", {"a": ["b2"]}, lambda p: p.splits.labels[0].aliases, ("b2",)),
+    ("data.delimiter", "~", lambda p: first_text(p, "text~label\na,b~x\nc~y\n"), "a,b"),
+    ("data.encoding", "latin-1", lambda p: first_text(p, "text,label\n\u00e9,x\nc,y\n", "latin-1"), "\u00e9"),
+    ("data.quoting", "plain", lambda p: first_text(p, 'text,label\n"a",x\nc,y\n'), '"a"'),
+    ("data.bad_rows", "skip", lambda p: first_text(p, "text,label\na,x\nc,y\nd,\n"), "a"),
     ("data.validation_size", 0.5, lambda p: len(p.splits.validation), 20),
     ("data.max_per_class", {"train": 3}, lambda p: len(p.splits.train), 6),
     ("model.base_model", "nano", lambda p: p.base.name, "nano"),

@@ -256,7 +256,9 @@ def test_python_objects_that_are_no_data(data, message):
 
 
 @pytest.mark.parametrize(
-    "made", [list, tuple, np.array, pd.Series, lambda cells: np.array(cells, dtype=object)], ids=str
+    "made",
+    [list, tuple, np.array, pd.Series, lambda cells: np.array(cells, dtype=object)],
+    ids=["list", "tuple", "array", "Series", "array of objects"],
 )
 def test_dicts_of_columns(made):
     columns = {name: [row[name] for row in records(4)] for name in ("text", "label")}

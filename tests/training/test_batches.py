@@ -182,7 +182,7 @@ def test_no_logits_but_at_answer_tokens(fit: Callable[..., Any], monkeypatch: py
     monkeypatch.setattr(torch.nn.Linear, "forward", forward)
     changes = {"training.max_steps": 2, "training.eval_strategy": "steps", "training.eval_steps": 1}
     trained = fit({**changes, "model.quantization": "none"}, {"train": rows, "validation": rows})
-    answers = [len(answer) for answer in trained.trainer.data_collator.trie.answers]
+    answers = [len(answer) for answer in trained.trainer.data_collator.layout.trie.answers]
     assert seen, "the output head has run"
     assert max(positions for positions, _ in seen) <= 8 * max(answers)
     assert max(body) > 3 * 8 * max(answers), "the texts are longer than that"
