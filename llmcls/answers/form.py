@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from llmcls.errors import LlmclsError
 from llmcls.settings import task
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llmcls.console import Reporter
     from llmcls.engine.objectives import Objective
     from llmcls.engine.packing import Batch
-    from llmcls.engine.scores import Progress, Prompts
+    from llmcls.engine.scores import Progress, Prompts, Scorer
     from llmcls.evaluation.files import Report
     from llmcls.evaluation.thresholds import Thresholds
     from llmcls.labels import LabelSet
@@ -69,6 +69,12 @@ class Shown:
     tokens: Sequence[int]
     carrying: Collection[int]
     learnt: str
+
+    @classmethod
+    def of_answer(cls, tokens: Sequence[int]) -> Shown:
+        """An answer every token of which carries loss."""
+        carry = "token carries" if len(tokens) == 1 else "tokens carry"
+        return cls(tokens, range(len(tokens)), f"{len(tokens)} answer {carry} loss")
 
 
 class Layout(Protocol):
@@ -146,11 +152,6 @@ class Form(Protocol):
         """The figures that its predictions do not have, each with the reason."""
         ...
 
-    @property
-    def decides(self) -> bool:
-        """Whether held-out rows decide something once the model is trained."""
-        ...
-
     def check(self, how: PredictionSettings, labels: LabelSet) -> None:
         """Refuse a way of predicting that does not go with these answers.
 
@@ -190,7 +191,7 @@ class Form(Protocol):
     def decide(self, model: Any, encoder: Encoder, rows: Sequence[dict[str, Any]], reporter: Reporter) -> Decision:
         """What held-out rows (`input_ids`, `label`) decide about a trained model; no rows: the usual decision.
 
-        Every process must call it, with the same rows. It is called only where `decides` is set.
+        It is empty where there is nothing to decide. Every process must call it, with the same rows.
         """
         ...
 
@@ -223,6 +224,32 @@ class Form(Protocol):
     ) -> Report:
         """TF-IDF and logistic regression, trained on `train` and evaluated on `test`."""
         ...
+
+
+class ScoringPredictor:
+    """The part of `Predictor` that does not depend on what the scores are.
+
+    Attributes:
+        scorer: scores prompts.
+    """
+
+    scorer: Scorer[Any]
+
+    def warm_up(self, prompts: Sequence[EncodedPrompt]) -> None:
+        """See `Scorer.warm_up`."""
+        self.scorer.warm_up([prompt.input_ids for prompt in prompts])
+
+    def untuned(self) -> Self:
+        """The same: nothing is tuned."""
+        return self
+
+
+class Undecided:
+    """The part of `Form` of those that have nothing to decide on held-out rows."""
+
+    def decide(self, model: Any, encoder: Encoder, rows: Sequence[dict[str, Any]], reporter: Reporter) -> Decision:
+        """Nothing: what the model says counts."""
+        return {}
 
 
 _FORMS: dict[str, Form] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from llmcls.answers.form import Figure, Shown, Wanted, register
+from llmcls.answers.form import Figure, ScoringPredictor, Shown, Undecided, Wanted, register
 from llmcls.answers.several import (
     LIMITS,
     TASK,
@@ -30,7 +30,6 @@ from llmcls.settings.task import FormRules, Limit
 if TYPE_CHECKING:
     import torch
 
-    from llmcls.console import Reporter
     from llmcls.engine.lists import ListItems
     from llmcls.engine.objectives import Objective
     from llmcls.engine.packing import Batch
@@ -78,14 +77,13 @@ class Items(Spelled):
     end: int = -1
 
 
-class Listed(SeveralLabels):
+class Listed(SeveralLabels, Undecided):
     """See `llmcls.answers.form.Form`."""
 
     rules = RULES
     lacks: Mapping[Figure, str] = dict.fromkeys(
         ("label_mass", "margin", "probabilities"), "a list of labels has no probabilities"
     )
-    decides = False
 
     def check(self, how: PredictionSettings, labels: LabelSet) -> None:
         """A list has no probabilities that a threshold could be held against."""
@@ -122,18 +120,11 @@ class Listed(SeveralLabels):
     def show(self, encoder: Encoder, example: Example) -> Shown:
         """The list of the row's labels, every token of which carries loss."""
         said = list_items(encoder).tokens([encoder.labels.position(name) for name in example.names])
-        carry = "token carries" if len(said) == 1 else "tokens carry"
-        return Shown(said, range(len(said)), f"{len(said)} answer {carry} loss")
+        return Shown.of_answer(said)
 
     def lay_out(self, encoder: Encoder, objective: Objective) -> ListLayout:
         """Each row followed by the list of its labels."""
         return ListLayout(list_items(encoder), objective)
-
-    def decide(
-        self, model: Any, encoder: Encoder, rows: Sequence[dict[str, Any]], reporter: Reporter
-    ) -> dict[str, Any]:
-        """Nothing: the model decides which labels it lists."""
-        return {}
 
     def predict(
         self,
@@ -217,7 +208,7 @@ class ListLayout:
 
 
 @dataclass(frozen=True)
-class ListPredictor:
+class ListPredictor(ScoringPredictor):
     """See `llmcls.answers.form.Predictor`.
 
     Attributes:
@@ -230,14 +221,6 @@ class ListPredictor:
     separator: str
     scorer: Scorer[list[tuple[int, ...]]]
     thresholds = None
-
-    def warm_up(self, prompts: Sequence[EncodedPrompt]) -> None:
-        """See `Scorer.warm_up`."""
-        self.scorer.warm_up([prompt.input_ids for prompt in prompts])
-
-    def untuned(self) -> ListPredictor:
-        """The same: nothing is tuned."""
-        return self
 
     def predict(
         self, prompts: Sequence[EncodedPrompt], wanted: Wanted, progress: Progress | None = None

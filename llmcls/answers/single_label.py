@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmcls.answers.form import Figure, Shown, Wanted, register
+from llmcls.answers.form import Figure, ScoringPredictor, Shown, Undecided, Wanted, register
 from llmcls.errors import LlmclsError
 from llmcls.prompt.spelling import AnswerPlace, Spelled, refuse_equal_answers, tokenize_behind
 from llmcls.records import Example, Prediction
@@ -19,7 +19,6 @@ from llmcls.settings.task import FormRules, Limit
 if TYPE_CHECKING:
     import torch
 
-    from llmcls.console import Reporter
     from llmcls.engine.objectives import Objective
     from llmcls.engine.packing import Batch
     from llmcls.engine.scores import LabelScores, Progress, Prompts, Scorer
@@ -43,12 +42,11 @@ RULES = FormRules(
 )
 
 
-class SingleLabel:
+class SingleLabel(Undecided):
     """See `llmcls.answers.form.Form`."""
 
     rules = RULES
     lacks: Mapping[Figure, str] = {}
-    decides = False
 
     def check(self, how: PredictionSettings, labels: LabelSet) -> None:
         """A threshold for each label decides nothing here."""
@@ -83,9 +81,7 @@ class SingleLabel:
         label = self.target(example, encoder.labels)
         if encoder.head:
             return Shown([label], [0], f"a head learns the right one of {len(encoder.labels)} labels")
-        answer = encoder.answers[label]
-        carry = "token carries" if len(answer) == 1 else "tokens carry"
-        return Shown(answer, range(len(answer)), f"{len(answer)} answer {carry} loss")
+        return Shown.of_answer(encoder.answers[label])
 
     def target(self, example: Example, labels: LabelSet) -> int:
         """The label's index."""
@@ -106,12 +102,6 @@ class SingleLabel:
         from llmcls.evaluation.metrics import label_metrics
 
         return label_metrics(true, predicted)
-
-    def decide(
-        self, model: Any, encoder: Encoder, rows: Sequence[dict[str, Any]], reporter: Reporter
-    ) -> dict[str, Any]:
-        """Nothing: the most probable label counts."""
-        return {}
 
     def predict(
         self,
@@ -197,7 +187,7 @@ class SingleLabelLayout:
 
 
 @dataclass(frozen=True)
-class SingleLabelPredictor:
+class SingleLabelPredictor(ScoringPredictor):
     """See `llmcls.answers.form.Predictor`.
 
     Attributes:
@@ -212,14 +202,6 @@ class SingleLabelPredictor:
     tie_tolerance: float
     scorer: Scorer[LabelScores]
     thresholds = None
-
-    def warm_up(self, prompts: Sequence[EncodedPrompt]) -> None:
-        """See `Scorer.warm_up`."""
-        self.scorer.warm_up([prompt.input_ids for prompt in prompts])
-
-    def untuned(self) -> SingleLabelPredictor:
-        """The same: nothing is tuned."""
-        return self
 
     def predict(
         self, prompts: Sequence[EncodedPrompt], wanted: Wanted, progress: Progress | None = None

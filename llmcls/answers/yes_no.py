@@ -10,9 +10,9 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from llmcls.answers.form import Decision, Shown, Wanted, register
+from llmcls.answers.form import Decision, ScoringPredictor, Shown, Wanted, register
 from llmcls.answers.several import (
     LACKS,
     LIMITS,
@@ -80,7 +80,6 @@ class YesNo(SeveralLabels):
 
     rules = RULES
     lacks = LACKS
-    decides = True
 
     def check(self, how: PredictionSettings, labels: LabelSet) -> None:
         """Every label is looked at, and none is withheld."""
@@ -205,7 +204,7 @@ class YesNoLayout:
 
 
 @dataclass(frozen=True)
-class YesNoPredictor:
+class YesNoPredictor(ScoringPredictor):
     """See `llmcls.answers.form.Predictor`.
 
     Attributes:
@@ -220,11 +219,7 @@ class YesNoPredictor:
     thresholds: Thresholds
     scorer: Scorer[torch.Tensor]
 
-    def warm_up(self, prompts: Sequence[EncodedPrompt]) -> None:
-        """See `Scorer.warm_up`."""
-        self.scorer.warm_up([prompt.input_ids for prompt in prompts])
-
-    def untuned(self) -> YesNoPredictor:
+    def untuned(self) -> Self:
         """The same with thresholds of 0.5."""
         return replace(self, thresholds=type(self.thresholds).untuned(len(self.labels)))
 

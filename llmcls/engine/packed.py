@@ -22,7 +22,7 @@ from llmcls.engine.decoder import Decoder, HeadRows, evaluating
 from llmcls.engine.packing import even_cuts, scoring_pack_tokens
 from llmcls.engine.plan import ScoringPlan
 from llmcls.engine.scores import LabelScores, Progress, Prompts
-from llmcls.engine.state import Prefixes, PrefixStore, TreeState
+from llmcls.engine.state import FixedPrefix, Prefixes, PrefixStore, TreeState
 from llmcls.engine.tree import RowForest, check_prompts
 from llmcls.engine.trie import Ints, LabelTrie
 from llmcls.errors import LlmclsError
@@ -76,7 +76,7 @@ class PackedScorer:
 
     def warm_up(self, prompts: Prompts) -> None:
         """See `Scorer`."""
-        self.prefixes = PrefixStore(self.model, self.decoder).fixed(prompts)
+        self.prefixes = FixedPrefix(self.model, self.decoder, prompts)
 
     def run(
         self, rows: list[list[int]], plan: ScoringPlan, full: bool = False, progress: Progress | None = None

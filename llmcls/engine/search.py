@@ -27,7 +27,7 @@ from llmcls.engine.decoder import Decoder, evaluating
 from llmcls.engine.packed import check_vocabulary
 from llmcls.engine.packing import consecutive, scoring_pack_tokens
 from llmcls.engine.scores import LabelScores, Progress, Prompts
-from llmcls.engine.state import Prefix, Prefixes, PrefixStore, TreeState
+from llmcls.engine.state import FixedPrefix, Prefix, Prefixes, PrefixStore, TreeState
 from llmcls.engine.tree import Branch, RowForest, TreeChunk, check_prompts
 from llmcls.engine.trie import LabelTrie
 from llmcls.errors import LlmclsError
@@ -83,7 +83,7 @@ class SearchScorer:
 
     def warm_up(self, prompts: Prompts) -> None:
         """See `Scorer`."""
-        self.prefixes = PrefixStore(self.model, self.decoder).fixed(prompts)
+        self.prefixes = FixedPrefix(self.model, self.decoder, prompts)
 
     def score(
         self,

@@ -127,10 +127,6 @@ class PrefixStore:
         """Drop everything kept."""
         self._kept.clear()
 
-    def fixed(self, prompts: Sequence[Sequence[int]]) -> FixedPrefix:
-        """The prefix of these prompts for all calls to come, whatever else they share."""
-        return FixedPrefix(self._model, self._decoder, prompts)
-
     def prepare(self, prompts: Sequence[Sequence[int]]) -> Prefix:
         """The longest worthwhile prefix that all prompts share.
 

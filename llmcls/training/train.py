@@ -353,14 +353,12 @@ def _keep(
 
 
 def _decide(trainer: LabelTrainer, prepared: _Prepared, reporter: Reporter) -> Decision | None:
-    form, rows = prepared.assembly.form, prepared.validation_rows
-    if not form.decides:
-        return None
-    if trainer.is_fsdp_enabled:
-        reporter.warn("with 'fsdp' thresholds stay at 0.5: no process has the whole model to tune them with.")
-        rows = []
+    rows = [] if trainer.is_fsdp_enabled else prepared.validation_rows
     # Every process decides: with ZeRO-3 all must run the model.
-    return form.decide(trainer.model, prepared.assembly.encoder, rows, reporter)
+    decision = prepared.assembly.form.decide(trainer.model, prepared.assembly.encoder, rows, reporter)
+    if decision and trainer.is_fsdp_enabled:
+        reporter.warn("with 'fsdp' thresholds stay at 0.5: no process has the whole model to tune them with.")
+    return decision or None
 
 
 def _run(trainer: LabelTrainer, checkpoint: Path | None, settings: Settings) -> TrainOutput:

@@ -22,7 +22,6 @@ class Stars(SingleLabel):
         limits={"prompt.verbalizer": Limit("prompt.verbalizer {value} is not for ratings; leave it out")},
     )
     lacks = {"label_mass": "a rating has no label mass"}  # noqa: RUF012
-    decides = True
 
     def spell(self, place: AnswerPlace, head: bool) -> Spelled:
         if head:
