@@ -222,6 +222,15 @@ def test_json_files_with_lines_or_splits(tmp_path, readers):
     assert [row.source for row in tables["validation"].rows] == ["train.json:validation:row 1"]
 
 
+def test_a_json_file_of_a_folder_is_of_one_split(tmp_path, readers):
+    (tmp_path / "train.json").write_text(json.dumps({"train": ROWS, "dev": ROWS[:1]}))
+    with pytest.raises(LlmclsError, match=r"train\.json' holds the splits train, validation; give the file itself"):
+        open_tables(str(tmp_path), readers)
+    (tmp_path / "train.json").write_text(json.dumps({"data": ROWS}), encoding="utf-16")
+    (table,) = open_tables(str(tmp_path), readers, FileFormat(encoding="utf-16")).values()
+    assert [dict(row.values) for row in table.rows] == ROWS
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

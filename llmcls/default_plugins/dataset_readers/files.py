@@ -44,7 +44,7 @@ class FileReader(DatasetReader):
 
     def read(self, spec: str) -> dict[str, Table]:
         """The file as `{"train": table}`."""
-        return {"train": self.table(require_file(spec))}
+        return self.read_as(spec, FileFormat())
 
     def read_as(self, spec: str, form: FileFormat) -> dict[str, Table]:
         """The file, written in this format, as `{"train": table}`."""

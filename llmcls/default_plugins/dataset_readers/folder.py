@@ -136,7 +136,7 @@ class FolderReader(DatasetReader):
 
     def _read_file(self, path: Path, form: FileFormat) -> Table:
         reader = next(reader for reader in self._readers if reader.reads(str(path)))
-        return next(iter(reader.read_as(str(path), form).values()))
+        return reader.table_as(path, form)
 
 
 def _agree(names: dict[str, Sequence[str]], found: Mapping[str, Sequence[str]], path: Path) -> None:

@@ -39,12 +39,8 @@ class JsonReader(FileReader):
     suffixes = (".json", ".json.gz")
     takes = ("encoding",)
 
-    def read(self, spec: str) -> dict[str, Table]:
-        """The file's splits where it has some; else it is the train split."""
-        return self.read_as(spec, FileFormat())
-
     def read_as(self, spec: str, form: FileFormat) -> dict[str, Table]:
-        """`read`, of a file in this encoding."""
+        """The file's splits where it has some; else it is the train split."""
         path = require_file(spec)
         data = _load(path, form.encoding)
         if data is None:
@@ -58,7 +54,11 @@ class JsonReader(FileReader):
 
     def table(self, path: Path) -> Table:
         """The table of a file without splits."""
-        tables = self.read(str(path))
+        return self.table_as(path, FileFormat())
+
+    def table_as(self, path: Path, form: FileFormat) -> Table:
+        """`table`, of a file in this encoding."""
+        tables = self.read_as(str(path), form)
         if len(tables) > 1:
             raise LlmclsError(f"'{path}' holds the splits {', '.join(tables)}; give the file itself.")
         return next(iter(tables.values()))
