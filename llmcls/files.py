@@ -17,7 +17,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from llmcls.errors import LlmclsError
 
@@ -30,16 +30,19 @@ class LockedError(LlmclsError):
 
 
 @contextmanager
-def replacing(path: str | Path, errors: str = "strict", *, held: bool = False) -> Iterator[IO[str]]:
-    """Write a UTF-8 text file that takes the place of `path` when the block ends without an error.
+def replacing(
+    path: str | Path, errors: str = "strict", *, held: bool = False, binary: bool = False
+) -> Iterator[IO[Any]]:
+    """Write a file that takes the place of `path` when the block ends without an error.
 
     The content and the new name are flushed to the disk: after a kill or a power cut, `path` is the old file or the
-    new one. Line ends are written as given.
+    new one. Text is UTF-8, with line ends as given.
 
     Args:
         path: the file to write or replace.
         errors: what becomes of text that is not valid Unicode, as `open` takes it.
         held: nobody else writes this file (`locked`), so a draft that a killed process left behind is written over.
+        binary: write bytes, not text.
 
     Raises:
         OSError: when the system refuses; `path` is then as it was.
@@ -48,7 +51,7 @@ def replacing(path: str | Path, errors: str = "strict", *, held: bool = False) -
     # `tempfile` would make a file that only its owner may read, whatever the umask says.
     draft = draft_of(path) if held else path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with draft.open("w", encoding="utf-8", errors=errors, newline="") as file:
+        with draft.open("wb") if binary else draft.open("w", encoding="utf-8", errors=errors, newline="") as file:
             yield file
             flush(file)
         draft.replace(path)

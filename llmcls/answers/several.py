@@ -63,7 +63,7 @@ class SeveralLabels:
 
     def balance(self, counts: Sequence[int], rows: int) -> tuple[float, ...]:
         """(n - count) / count: as much of a label's yes as of all its no, which torch recommends for `pos_weight`."""
-        # A label that every row has would get 0, which is no weight: its yes would not be learnt.
+        # A label that every row has would get 0, and its yes would not be learnt.
         return tuple(max(rows - count, 1) / count for count in counts)
 
     def measure(self, true: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]]) -> dict[str, float]:

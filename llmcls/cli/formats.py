@@ -22,7 +22,7 @@ from typing import IO, Any, Literal
 
 from llmcls.errors import LlmclsError
 from llmcls.figures import finite, to_json
-from llmcls.files import draft_of, flush
+from llmcls.files import replacing
 
 FIGURES = {"probability": ".3f", "margin": ".3f", "label_mass": ".3g"}
 """Columns of figures, and how a table on the terminal shows them beside the label."""
@@ -67,19 +67,13 @@ class OutputFormat:
         if not self.packed and self.kind != "parquet":
             part.replace(path)
             return
-        draft = draft_of(path)
-        try:
-            with draft.open("wb") as target:
-                if self.packed:
-                    # Neither name nor time: the same predictions are the same bytes.
-                    with part.open("rb") as rows, gzip.GzipFile("", "wb", fileobj=target, mtime=0) as packing:
-                        shutil.copyfileobj(rows, packing)
-                else:
-                    _write_parquet(part, target, columns)
-                flush(target)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with replacing(path, held=True, binary=True) as target:
+            if self.packed:
+                # Neither name nor time: the same predictions are the same bytes.
+                with part.open("rb") as rows, gzip.GzipFile("", "wb", fileobj=target, mtime=0) as packing:
+                    shutil.copyfileobj(rows, packing)
+            else:
+                _write_parquet(part, target, columns)
         part.unlink()
 
 
@@ -175,7 +169,7 @@ def _is_label(item: Any, separator: str) -> bool:
 
 
 def _write_parquet(rows: Path, target: IO[bytes], columns: Sequence[str]) -> None:
-    """JSON lines as Parquet; a column of mixed values, or of mappings, is text, as JSON where it is none.
+    """JSON lines as Parquet; a column of mixed values, or of mappings, is text, other values as JSON.
 
     Two walks, so that nothing grows with the rows: one for the columns' types, one for their values.
     """

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,13 +89,12 @@ class Request:
             raise click.UsageError(
                 "--labels and --task are for zero-shot prediction; a run has its own labels and task."
             )
-
         if (self.text_columns or self.label_column) and (self.texts or self.source == "-"):
             raise click.UsageError(
                 "--text-column and --label-column are for --input FILE; these texts have no columns."
             )
 
-    @property
+    @cached_property
     def format(self) -> OutputFormat:
         """The format of the output.
 

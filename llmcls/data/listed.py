@@ -39,7 +39,7 @@ def read_list(text: str, separator: str | None = None) -> list[Any] | None:
 
     Args:
         text: a cell.
-        separator: what stands between labels that are no list; names without quotes are a list only with it.
+        separator: what stands between labels outside lists; names without quotes are a list only with it.
 
     Raises:
         ValueError: for what looks like a list and cannot be read as one without a guess.
@@ -87,7 +87,7 @@ def is_hot(values: Sequence[Any], names: Collection[str] = (), *, indices: bool 
     """Whether these values are zeros and ones that say of every label whether it applies, rather than labels.
 
     True for truth values, fractions such as 1.0 and numbers that come again, which no list of labels does; for other
-    zeros and ones only where neither is one of the `names`, there are as many as of these, and they are no `indices`.
+    zeros and ones only where neither is one of the `names`, there are as many as of these, and they are not `indices`.
     """
     if len(values) < 2 or not all(_bit(value) is not None for value in values):
         return False

@@ -41,8 +41,8 @@ def read_tree(text: str, source: str) -> Any:
         source: what to call it in errors.
 
     Raises:
-        yaml.YAMLError: when it is no YAML.
-        LlmclsError: for keys that are written twice or are no text, and numbers that mean something else to YAML.
+        yaml.YAMLError: when it is not YAML.
+        LlmclsError: for keys that are written twice or are not text, and numbers that mean something else to YAML.
     """
     return _Reader(text, source).read(Settings, ())
 
@@ -134,7 +134,7 @@ class _Reader:
         return value
 
     def _check_keys(self, node: yaml.MappingNode, path: tuple[str, ...]) -> None:
-        """Find keys that are no text or occur twice, then resolve merges (`<<`), which may repeat keys."""
+        """Find keys that are not text or occur twice, then resolve merges (`<<`), which may repeat keys."""
         if id(node) in self._seen:
             return
         self._seen.add(id(node))
