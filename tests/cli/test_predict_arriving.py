@@ -68,15 +68,15 @@ def test_each_line_comes_out_before_the_next_is_written(monkeypatch: pytest.Monk
     monkeypatch.setattr(arriving, "PATIENCE", 0.0)
     inner, outer = os.pipe()
     with os.fdopen(inner, "rb") as stream, os.fdopen(outer, "wb", buffering=0) as writer:
-        written = iter(["one\n", "two\nthree\n", "four"])
-        writer.write(next(written).encode())
+        written = ["one\n", "two\nthree\n", "four"]
+        writer.write(written.pop(0).encode())
         found: list[list[str]] = []
         for batch in predict_batches(ArrivingRows(stream), Stub(), size=8):  # type: ignore[arg-type]
             found.append([values["text"] for values, _ in batch.results])
-            if (line := next(written, None)) is not None:
-                writer.write(line.encode())
-            else:
-                writer.close()
+            if written:
+                writer.write(written.pop(0).encode())
+            if not written:
+                writer.close()  # only the end says that the last line, without a line break, is whole
     assert found == [["one"], ["two", "three"], ["four"]]
 
 
