@@ -24,6 +24,7 @@ from llmcls.runs.writing import default_path
 from llmcls.settings import Settings, fields, make_settings
 from llmcls.training.configuration import make_config
 from llmcls.training.memory import shrink
+from llmcls.training.preparation import describe_missing
 from llmcls.training.trainer import LabelTrainer
 
 WORDS = ("late", "parcel", "twice", "paid", "thanks", "broken")
@@ -133,6 +134,8 @@ def loss_weights(batch: Any) -> list[float]:
     return sorted({round(float(weight), 4) for pack in batch for weight in pack["weights"]})
 
 
+NO_TF32 = "this machine has no GPU, so training.tf32 true has no effect."
+
 # (setting, another value, what is looked at, what it must be); with the default it must be something else.
 CASES: list[tuple[str, Any, Callable[[Probe], Any], Any]] = [
     ("task", "multi_label", lambda p: p.encoder.template.name, "multi_label"),
@@ -158,6 +161,7 @@ CASES: list[tuple[str, Any, Callable[[Probe], Any], Any]] = [
     ("model.quantization", "none", lambda p: hasattr(p.trainer.model.config, "quantization_config"), False),
     ("model.bnb_4bit_quant_type", "fp4", lambda p: p.quantization.bnb_4bit_quant_type, "fp4"),
     ("model.bnb_4bit_use_double_quant", False, lambda p: p.quantization.bnb_4bit_use_double_quant, False),
+    ("model.bnb_4bit_compute_dtype", "float16", lambda p: p.quantization.bnb_4bit_compute_dtype, torch.float16),
     ("model.dtype", "bfloat16", lambda p: p.trainer.model.config.dtype, torch.bfloat16),
     ("model.attn_implementation", "eager", lambda p: p.trainer.model.config._attn_implementation, "eager"),
     ("prompt.template", "minimal", lambda p: p.encoder.template.name, "minimal"),
@@ -191,6 +195,7 @@ CASES: list[tuple[str, Any, Callable[[Probe], Any], Any]] = [
     ("training.label_smoothing_factor", 0.25, lambda p: float(p.batch[0]["label_smoothing"]), 0.25),
     ("training.optim", "sgd", lambda p: p.args.optim, "sgd"),
     ("training.mixed_precision", "bf16", lambda p: p.args.bf16, True),
+    ("training.tf32", True, lambda p: describe_missing(p.settings.training, "cpu"), [NO_TF32]),
     ("training.gradient_checkpointing", True, lambda p: p.args.activation_checkpointing, True),
     ("training.packing", False, lambda p: p.trainer._collator.packed, False),
     ("training.pack_tokens", 200, lambda p: len(p.batch) > 1, True),
@@ -224,6 +229,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "prompt.truncation_side": {"prompt.max_length": 130},
     "model.bnb_4bit_quant_type": {"model.quantization": "4bit"},
     "model.bnb_4bit_use_double_quant": {"model.quantization": "4bit"},
+    "model.bnb_4bit_compute_dtype": {"model.quantization": "4bit"},
     "training.loss_normalization": {"training.objective": "sft"},
     "training.lr_scheduler_kwargs": {"training.lr_scheduler_type": "cosine_with_min_lr"},
     "training.eval_steps": {"training.eval_strategy": "steps"},

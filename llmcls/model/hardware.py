@@ -62,11 +62,11 @@ def choose_formats(settings: Settings, sharded: bool = False, training: bool = F
             loses updates below 1/256 of a weight. Autocast computes in less.
 
     Raises:
-        LlmclsError: for fp16 autocast on a CPU, or bf16 on a GPU without it.
+        LlmclsError: for bf16 on a GPU without it.
     """
     device = choose_device()
     has_bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-    wanted, autocast = settings.model.dtype, settings.training.mixed_precision
+    wanted, autocast = settings.model.loaded_dtype, settings.training.mixed_precision
     if wanted == "auto":
         # Sharded 4-bit weights stored as float32 crash in ZeRO-3, and FSDP needs storage and dtype to be one type.
         learned = training and settings.training.tuning == "full"
@@ -75,7 +75,10 @@ def choose_formats(settings: Settings, sharded: bool = False, training: bool = F
     if autocast == "auto":
         autocast = "no" if device.type == "cpu" else "bf16" if has_bf16 else "fp16"
     if autocast == "fp16" and device.type == "cpu":
-        raise LlmclsError("training.mixed_precision 'fp16' needs a GPU; this machine has none. Use 'auto' or 'no'.")
+        autocast = "no"  # a run trained on a GPU must predict here; training says it (`describe_missing`)
     if not has_bf16 and "bf16" in (autocast, wanted.replace("bfloat16", "bf16")):
-        raise LlmclsError("This GPU has no bfloat16; set training.mixed_precision and model.dtype to 'auto'.")
+        raise LlmclsError(
+            "This GPU has no bfloat16; set training.mixed_precision, model.dtype and model.bnb_4bit_compute_dtype to "
+            "'auto'."
+        )
     return Formats(device, getattr(torch, wanted), autocast, settings.model.quantization, sharded)

@@ -85,6 +85,7 @@ LabelsAreText = BeforeValidator(_as_labelled)
 # YAML 1.1 reads a bare `no` as false.
 NoIsText = BeforeValidator(lambda value: "no" if value is False else value)
 Quantization = Literal["none", "8bit", "4bit"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Section(BaseModel):
@@ -170,14 +171,33 @@ class ModelSettings(Section):
     quantization: Quantization = Field("4bit", description="How the frozen base weights are stored (bitsandbytes).")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field("nf4", description="4-bit data type.")
     bnb_4bit_use_double_quant: bool = Field(True, description="Quantise the quantisation constants as well.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    bnb_4bit_compute_dtype: DType = Field(
         "auto",
-        description="Type of unquantised weights and of 4-bit computation; auto: bfloat16 on GPUs that have it, "
-        "float16 on older ones, float32 on a CPU.",
+        description="Type that 4-bit models compute in, and of what of them is not quantised; auto: as dtype.",
+    )
+    dtype: DType = Field(
+        "auto",
+        description="Type of unquantised weights; auto: bfloat16 on GPUs that have it, float16 on older ones, float32 "
+        "on a CPU.",
     )
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
         "sdpa", description="Attention kernel; only sdpa takes llmcls's packed mask."
     )
+
+    @property
+    def loaded_dtype(self) -> DType:
+        """The type of what is not quantised, and of computation, as these settings ask for it."""
+        chosen = self.bnb_4bit_compute_dtype if self.quantization == "4bit" else "auto"
+        return self.dtype if chosen == "auto" else chosen
+
+    @model_validator(mode="after")
+    def _refuse_two_types(self) -> ModelSettings:
+        if self.quantization == "4bit" and self.dtype not in ("auto", self.loaded_dtype):
+            raise ValueError(
+                f"bnb_4bit_compute_dtype is {self.bnb_4bit_compute_dtype} and dtype {self.dtype}, but a 4-bit model "
+                "computes in one type; leave dtype out"
+            )
+        return self
 
 
 class PromptSettings(Section):

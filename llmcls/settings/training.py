@@ -72,7 +72,14 @@ class TrainingSettings(Section):
     label_smoothing_factor: float = Field(0.0, ge=0, lt=1, description="Probability spread over the other choices.")
     optim: str = Field("adamw_torch", description="Optimizer, as transformers names them.")
     mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], NoIsText] = Field(
-        "auto", description="Autocast type; auto: bf16 where the GPU has it, else fp16, none on a CPU."
+        "auto",
+        description="Autocast type; auto: bf16 where the GPU has it, else fp16, none on a CPU. fp16 needs a GPU; a CPU "
+        "trains without autocast instead, and says so.",
+    )
+    tf32: bool | None = Field(
+        None,
+        description="Whether float32 matrix products may round to TensorFloat-32 on GPUs that have it (Ampere and "
+        "newer); null: as PyTorch has it. Without a GPU it has no effect, which is said.",
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, slower.")
     packing: bool = Field(

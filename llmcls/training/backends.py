@@ -52,7 +52,7 @@ def check_request(settings: Settings, formats: Formats, backend: str) -> None:
         raise LlmclsError(
             f"8-bit weights cannot be sharded by '{backend}'; use --quantization 4bit, or --launch zero2."
         )
-    if formats.sharded and formats.quantization == "4bit" and settings.model.dtype == "float32":
+    if formats.sharded and formats.quantization == "4bit" and settings.model.loaded_dtype == "float32":
         raise LlmclsError(
             f"4-bit weights sharded by '{backend}' must be stored as bfloat16 or float16; set model.dtype to 'auto'."
         )

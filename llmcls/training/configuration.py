@@ -20,6 +20,7 @@ from llmcls.errors import LlmclsError
 from llmcls.model.hardware import Formats
 from llmcls.processes.world import tell_deepspeed_cpu
 from llmcls.settings import LoraSettings, Settings
+from llmcls.training.preparation import usable_trackers
 
 if TYPE_CHECKING:
     from llmcls.model.adapter import BaseModelAdapter
@@ -78,6 +79,7 @@ def _sft_config(
         optim=training.optim,
         bf16=formats.mixed_precision == "bf16",
         fp16=formats.mixed_precision == "fp16",
+        tf32=training.tf32 if formats.device.type == "cuda" else None,
         use_cpu=formats.device.type == "cpu",
         activation_checkpointing=training.gradient_checkpointing,  # transformers' newer name of it
         logging_steps=training.logging_steps,
@@ -93,7 +95,7 @@ def _sft_config(
         dataloader_num_workers=training.dataloader_num_workers,
         dataloader_pin_memory=formats.device.type == "cuda",
         ddp_find_unused_parameters=False,
-        report_to=list(training.report_to) or "none",
+        report_to=usable_trackers(training) or "none",
         seed=settings.seed,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},

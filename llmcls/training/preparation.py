@@ -24,6 +24,9 @@ from llmcls.settings import Settings, TrainingSettings
 
 _CHUNK = 512
 
+LOCAL_TRACKER = "tensorboard"
+"""The tracker whose figures are all in a run's `log.jsonl`, so that a training without it has lost nothing."""
+
 
 def check_names(settings: Settings) -> None:
     """Refuse a template or base model that does not exist, and what transformers cannot use, before data is read.
@@ -34,6 +37,32 @@ def check_names(settings: Settings) -> None:
     _check_training(settings.training)
     find_template(settings.prompt.template)
     find_base_model(settings.model)
+
+
+def usable_trackers(training: TrainingSettings) -> list[str]:
+    """The trackers of `training.report_to` but for TensorBoard where it is not installed."""
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+    installed = get_available_reporting_integrations()
+    return [name for name in training.report_to if name != LOCAL_TRACKER or name in installed]
+
+
+def describe_missing(training: TrainingSettings, device_type: str) -> list[str]:
+    """What these settings ask for, this machine lacks, and training can do without: a sentence each.
+
+    >>> describe_missing(TrainingSettings(tf32=True), "cpu")
+    ['this machine has no GPU, so training.tf32 true has no effect.']
+    """
+    said = []
+    asked = {"mixed_precision fp16": training.mixed_precision == "fp16", "tf32 true": bool(training.tf32)}
+    if device_type == "cpu" and (idle := [f"training.{name}" for name in asked if asked[name]]):
+        said.append(f"this machine has no GPU, so {' and '.join(idle)} {'have' if idle[1:] else 'has'} no effect.")
+    if LOCAL_TRACKER in training.report_to and LOCAL_TRACKER not in usable_trackers(training):
+        said.append(
+            "TensorBoard is not installed, so the figures are in the run's log.jsonl alone; pip install "
+            "'llmcls[tensorboard]' for training.report_to tensorboard."
+        )
+    return said
 
 
 def read_data(settings: Settings, data: object, reporter: Reporter) -> DataSplits:
@@ -74,7 +103,7 @@ def _check_training(training: TrainingSettings) -> None:
     for tracker in training.report_to:
         if tracker not in {*INTEGRATION_TO_CALLBACK, "all", "none"}:
             problems.append(f"training.report_to: {unknown('tracker', tracker, INTEGRATION_TO_CALLBACK)}")
-        elif tracker not in usable:
+        elif tracker not in usable and tracker != LOCAL_TRACKER:
             problems.append(
                 f"training.report_to: '{tracker}' is not installed; install it (pip install {tracker}), or train with "
                 "--set training.report_to=[]"

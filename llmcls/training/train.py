@@ -42,7 +42,7 @@ from llmcls.training.checkpoints import (
 )
 from llmcls.training.keeping import describe, save_weights, write_bad_rows, write_run
 from llmcls.training.memory import DeviceFullError, explain, shrink
-from llmcls.training.preparation import check_names, encode_rows, read_data, resolve_class_weights
+from llmcls.training.preparation import check_names, describe_missing, encode_rows, read_data, resolve_class_weights
 
 if TYPE_CHECKING:
     from transformers.trainer_utils import TrainOutput
@@ -193,6 +193,8 @@ def _read(job: Job) -> _Material:
     formats = choose_formats(settings, sharded=backend in SHARDED, training=True)
     check_request(settings, formats, backend)
     check_names(settings)
+    for line in describe_missing(settings.training, formats.device.type):
+        job.reporter.warn(line)
     splits = read_data(settings, job.data, job.reporter)
     form = form_of(settings)
     form.check(settings.prediction, splits.labels)  # or nobody could predict with the run
