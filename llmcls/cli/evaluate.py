@@ -56,7 +56,7 @@ def command(
     run_path: str,
     data: str | None,
     text_columns: tuple[str, ...],
-    label_column: str | None,
+    label_column: str | tuple[str, ...] | None,
     split: str | None,
     base_model: str | None,
     before: bool,
@@ -130,7 +130,7 @@ def _read(
     run: Run,
     data: str | None,
     text_columns: Sequence[str],
-    label_column: str | None,
+    label_column: str | tuple[str, ...] | None,
     split: str | None,
     reporter: Reporter,
 ) -> tuple[list[Example], str]:

@@ -70,7 +70,7 @@ class Request:
     min_probability: float | None
     min_label_mass: float | None
     text_columns: tuple[str, ...]
-    label_column: str | None
+    label_column: str | tuple[str, ...] | None
     files: tuple[str, ...]
     assignments: tuple[str, ...]
     quiet: bool

@@ -106,7 +106,7 @@ class Input:
         cls,
         source: str,
         text_columns: Sequence[str],
-        label_column: str | None,
+        label_column: str | Sequence[str] | None,
         label_separator: str | None = None,
         form: FileFormat | None = None,
     ) -> Input:

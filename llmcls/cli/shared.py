@@ -36,10 +36,14 @@ def output_options(function: F) -> F:
 
 
 def column_options(function: F) -> F:
-    """`--text-column` and `--label-column`."""
-    function = click.option("--label-column", metavar="C", help="Column with the label; guessed when not given.")(
-        function
-    )
+    """`--text-column` and `--label-column`; of the latter one is a text, several are a tuple."""
+    function = click.option(
+        "--label-column",
+        metavar="C",
+        multiple=True,
+        callback=lambda _context, _option, names: names[0] if len(names) == 1 else names or None,
+        help="Column with the label; guessed when not given. Repeat for columns of zeros and ones, each a label.",
+    )(function)
     return click.option(
         "--text-column",
         "text_columns",

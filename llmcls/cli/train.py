@@ -68,7 +68,7 @@ def command(
     /,
     data: str | None,
     text_columns: tuple[str, ...],
-    label_column: str | None,
+    label_column: str | tuple[str, ...] | None,
     task: str | None,
     base_model: str | None,
     template: str | None,

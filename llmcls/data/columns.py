@@ -2,15 +2,19 @@
 
 columns = choose_columns(["title", "abstract", "label_name"], text=["title", "abstract"])
 columns.text, columns.label        # ("title", "abstract"), "label_name"
+choose_columns(["text", "joy", "fear"], label=["joy", "fear"]).label        # ("joy", "fear"), of zeros and ones
 """
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from llmcls.data.one_hot import find_flags
+from llmcls.data.reader import Row
 from llmcls.errors import LlmclsError, LlmclsWarning, several, unknown
 
 TEXT_NAMES = ("text", "texts", "sentence", "content", "review", "message", "tweet", "comment", "utterance",
@@ -24,20 +28,36 @@ class Columns:
 
     Attributes:
         text: the text column or columns; several are joined in this order.
-        label: the label column, or None where labels are not read.
+        label: the label column; several, each a label and all of zeros and ones; or None where labels are not read.
         label_separator: what stands between the labels of a row in a multi-label task; None: a row has one label.
     """
 
     text: tuple[str, ...]
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
     label_separator: str | None = None
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """All columns that say what a row's label is."""
+        return self.label if isinstance(self.label, tuple) else () if self.label is None else (self.label,)
 
     def __post_init__(self) -> None:
         problems = [f"text column '{name}' is named twice" for name, count in Counter(self.text).items() if count > 1]
         if not self.text:
             problems.append("there is no text column")
-        if self.label in self.text:
-            problems.append(f"'{self.label}' is named both as text and as label column")
+        problems += [
+            f"'{name}' is named both as text and as label column"
+            for name in dict.fromkeys(self.label_columns)
+            if name in self.text
+        ]
+        # A label has its column's name, stripped.
+        counts = Counter(name.strip() for name in self.label_columns)
+        problems += [f"label column '{name}' is named twice" for name, count in counts.items() if count > 1]
+        problems += [
+            f"label column '{name}' holds the separator {mark!r}; choose another data.label_separator"
+            for name in counts
+            if isinstance(self.label, tuple) and (mark := self.label_separator) and mark in name
+        ]
         if problems:
             raise LlmclsError(several(problems, "The columns cannot be used"))
 
@@ -67,40 +87,59 @@ def choose_columns(
     columns: Sequence[str],
     *,
     text: Sequence[str] = (),
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     require_label: bool = True,
     label_separator: str | None = None,
     where: str = "the data",
+    rows: Iterable[Row] = (),
 ) -> Columns:
     """Take the named columns, and guess those that are not named.
 
     Args:
         columns: all columns there are.
         text: the text columns' names; empty to guess.
-        label: the label column's name; None to guess.
-        require_label: False for prediction: a label column is then taken only if it is named and there.
+        label: the label column's name, or the names of several of zeros and ones; None to guess.
+        require_label: False for prediction: label columns are then taken only if they are named and there.
         label_separator: see `Columns`.
         where: what to call the source in messages.
+        rows: what to look at where the label column cannot be guessed.
 
     Raises:
         LlmclsError: for names that do not exist (all at once), and where no guess is clear.
     """
-    wrong = [unknown("column", name, columns) for name in dict.fromkeys(text) if name not in columns]
-    if require_label and label is not None and label not in columns:
-        wrong.append(unknown("column", label, columns))
+    if label is not None and not isinstance(label, str):
+        label = label[0] if len(label) == 1 else tuple(label) or None
+    labels = label if isinstance(label, tuple) else () if label is None else (label,)
+    named = (*text, *labels) if require_label else text
+    wrong = [unknown("column", name, columns) for name in dict.fromkeys(named) if name not in columns]
     if wrong:
         hint = separator_hint(columns) or header_hint(columns) or "Name columns with --text-column and --label-column."
         raise LlmclsError(f"{several(wrong, f'In {where}')} {hint}")
-    if not require_label and label not in columns:
-        label = None
+    if not require_label and not set(labels) <= set(columns):
+        label, labels = None, ()
     if require_label and label is None:
-        label = _guess(columns, "label", [name for name in columns if name not in text], LABEL_NAMES, where)
+        others = [name for name in columns if name not in text]
+        if not any(name.strip().lower() in LABEL_NAMES for name in others):
+            _offer_flags(find_flags(rows, others), where)
+        label = _guess(columns, "label", others, LABEL_NAMES, where)
+        labels = (label,)
     if not text:
-        candidates = [name for name in columns if name != label]
+        candidates = [name for name in columns if name not in labels]
         if len(candidates) == 1 and looks_like_text(candidates[0]):
             warnings.warn(f"In {where}: {header_hint(candidates)}", LlmclsWarning, stacklevel=3)
         text = candidates if len(candidates) == 1 else [_guess(columns, "text", candidates, TEXT_NAMES, where)]
     return Columns(tuple(text), label, label_separator)
+
+
+def _offer_flags(columns: Sequence[str], where: str) -> None:
+    """Say how columns of zeros and ones are named, where nothing else can be the label."""
+    if len(columns) > 1:
+        options = " ".join(f"--label-column {shlex.quote(name)}" for name in columns)
+        raise LlmclsError(
+            f"Cannot tell which column of {where} holds the label: none is named so, but {len(columns)} hold only "
+            f"zeros and ones. Where each of them is a label, name them all: {options}; where a text may have several, "
+            "or none, add --task multi_label."
+        )
 
 
 def header_hint(columns: Sequence[str]) -> str:

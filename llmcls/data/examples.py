@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 from llmcls.data.columns import Columns
 from llmcls.data.listed import is_hot, looks_listed, name_hot, read_hot, read_list
+from llmcls.data.one_hot import is_missing as is_missing
+from llmcls.data.one_hot import read_flags
 from llmcls.data.reader import Row, Table
 from llmcls.figures import to_json
 from llmcls.labels import look, show
@@ -23,6 +25,7 @@ from llmcls.records import Example
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 NO_LABEL = "the label is missing"
+NOT_ONE_LABEL = "a row has one label"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -91,7 +94,7 @@ def example_maker(
     order: Sequence[str] = (),
 ) -> Callable[[Row], Example | str]:
     """The function that turns one row of this table into an example, or into its problem."""
-    others = [name for name in table.columns if name not in columns.text and name != columns.label]
+    others = [name for name in table.columns if name not in (*columns.text, *columns.label_columns)]
     class_names = class_names_of(table, columns)
     separator = columns.label_separator
     known = None if known_labels is None else frozenset(known_labels)
@@ -117,7 +120,14 @@ def example_maker(
         try:
             text = join_texts([as_text(row.values.get(name), name) for name in columns.text])
             label, labels = None, None
-            if columns.label is not None and separator is not None:
+            if isinstance(columns.label, tuple):
+                flags = read_flags(row.values, columns.label)
+                if flags is not None and separator is not None:
+                    labels = _sort({spellings.get(name.strip(), name.strip()) for name in flags}, rank)
+                    label = separator.join(labels)
+                elif flags is not None:
+                    label = _only([spellings.get(name.strip(), name.strip()) for name in flags])
+            elif columns.label is not None and separator is not None:
                 labels = name_labels(row.values.get(columns.label), separator, class_names, rank, spellings, names)
                 label = separator.join(labels)
             elif columns.label is not None:
@@ -141,7 +151,9 @@ def example_maker(
 
 
 def class_names_of(table: Table, columns: Columns) -> tuple[str, ...]:
-    """The class names of the label column in their order; empty where the source knows none."""
+    """The class names of the label column in their order, or the label columns; empty where the source knows none."""
+    if isinstance(columns.label, tuple):
+        return tuple(name.strip() for name in columns.label)
     return tuple(name.strip() for name in table.class_names.get(columns.label or "", ()))
 
 
@@ -265,16 +277,24 @@ def name_labels(
         if separator in name:
             raise ValueError(f"label {name!r} holds the separator {separator!r}; choose another data.label_separator")
         found.add((spellings or {}).get(name, name))
-    places = rank or {}
-    return tuple(sorted(found, key=lambda name: (places.get(name, len(places)), name)))
+    return _sort(found, rank or {})
 
 
-def is_missing(value: object) -> bool:
-    """Whether a value stands for nothing: None, NaN, pandas' NA and NaT."""
-    # pandas' marks are told by the names of their types: importing pandas costs half a second.
-    return (
-        value is None or (isinstance(value, Real) and value != value) or type(value).__name__ in {"NAType", "NaTType"}
-    )
+def _sort(names: Collection[str], rank: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=lambda name: (rank.get(name, len(rank)), name)))
+
+
+def _only(names: Sequence[str]) -> str:
+    """The one label of a row of label columns."""
+    different = list(dict.fromkeys(names))
+    if len(different) != 1:
+        held = (
+            f"{len(different)} label columns hold a 1 ({', '.join(different)})"
+            if names
+            else "no label column holds a 1"
+        )
+        raise ValueError(f"{held}; {NOT_ONE_LABEL}")
+    return different[0]
 
 
 def _name_one(hot: Sequence[Any], names: Sequence[str]) -> str:

@@ -71,7 +71,7 @@ def load_examples(
     data: object,
     *,
     text_columns: Sequence[str] = (),
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
     label_separator: str | None = None,
     split: str | None = None,
     catalog: Mapping[str, DatasetReader] | None = None,
@@ -82,7 +82,7 @@ def load_examples(
     Args:
         data: a specification, a path, or a Python object; see `llmcls.data.sources.open_tables`.
         text_columns: the columns that hold the text; empty to guess one.
-        label_column: read where the data has it, so that a prediction can be compared; never needed.
+        label_column: read where the data has it (all of several), so that a prediction can be compared; never needed.
         label_separator: what stands between the labels of a row, which may have any number; None: it has one.
         split: which split; None where there is only one.
         catalog: the dataset readers by name; all that plugins registered when None.
@@ -108,7 +108,7 @@ def load_labelled(
     *,
     labels: LabelSet,
     text_columns: Sequence[str] = (),
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
     label_separator: str | None = None,
     split: str | None = None,
     catalog: Mapping[str, DatasetReader] | None = None,
@@ -125,7 +125,12 @@ def load_labelled(
     where = describe(data)
     table = _one_table(data, split, catalog, form)
     columns = choose_columns(
-        table.columns, text=text_columns, label=label_column, label_separator=label_separator, where=where
+        table.columns,
+        text=text_columns,
+        label=label_column,
+        label_separator=label_separator,
+        where=where,
+        rows=table.rows,
     )
     examples, bad = make_examples(
         table, columns, require_labels=True, known_labels=labels.names, spellings=labels.spellings, order=order

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from llmcls.data.columns import Columns, choose_columns
 from llmcls.data.cut import cap_per_class, cut_stratified
-from llmcls.data.examples import NO_LABEL, BadRow, class_names_of, make_examples
+from llmcls.data.examples import NO_LABEL, NOT_ONE_LABEL, BadRow, class_names_of, make_examples
 from llmcls.data.reader import SPLITS, DatasetReader, FileFormat, Table
 from llmcls.data.sources import describe, open_tables, warn_of_unused
 from llmcls.errors import LlmclsError, LlmclsWarning, several, unknown
@@ -105,7 +105,7 @@ def load_data(
     data: object,
     *,
     text_columns: Sequence[str] = (),
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
     labels: LabelSet | Sequence[str] | None = None,
     aliases: Mapping[str, Sequence[str]] | None = None,
     validation_size: float = 0.1,
@@ -122,7 +122,7 @@ def load_data(
     Args:
         data: a specification, a path, or a Python object; see `llmcls.data.sources.open_tables`.
         text_columns: the columns that hold the text, joined in this order; empty to guess one.
-        label_column: the column that holds the label; None to guess.
+        label_column: the column that holds the label, or several of zeros and ones, each a label; None to guess.
         labels: the label set; None to take it from the data.
         aliases: other spellings of labels, each of which counts as its label.
         validation_size: the share of train that becomes validation where there is no such split; 0 for none.
@@ -148,7 +148,12 @@ def load_data(
     if "train" not in tables:
         raise LlmclsError(f"{where} has no train split; it has: {', '.join(tables)}.")
     columns = choose_columns(
-        tables["train"].columns, text=text_columns, label=label_column, label_separator=label_separator, where=where
+        tables["train"].columns,
+        text=text_columns,
+        label=label_column,
+        label_separator=label_separator,
+        where=where,
+        rows=tables["train"].rows,
     )
     notes = _guess_notes(columns, text_columns, label_column)
     if ignored := [name for name in tables if name not in SPLITS]:
@@ -186,7 +191,7 @@ def _check_choices(validation_size: float, test_size: float, max_per_class: Mapp
         raise LlmclsError(several(problems, "The data settings cannot be used"))
 
 
-def _guess_notes(columns: Columns, text_columns: Sequence[str], label_column: str | None) -> list[str]:
+def _guess_notes(columns: Columns, text_columns: Sequence[str], label_column: object) -> list[str]:
     notes = []
     if not text_columns:
         notes.append(f"text column: '{columns.text[0]}' (not named, taken by its name or as the only one)")
@@ -217,11 +222,12 @@ def _read_splits(
         if split not in tables:
             continue
         table = tables[split]
-        missing = [name for name in columns.text if name not in table.columns]
+        unlabelled = split != "train" and not any(name in table.columns for name in columns.label_columns)
+        named = columns.text if unlabelled else (*columns.text, *columns.label_columns)
+        missing = [name for name in named if name not in table.columns]
         if missing:
             problems += [f"{split}: {unknown('column', name, table.columns)}" for name in missing]
             continue
-        unlabelled = split != "train" and columns.label not in table.columns
         found: list[BadRow] = []
         if not unlabelled:
             splits[split], found = make_examples(
@@ -254,7 +260,9 @@ def _read_splits(
             names = [name for name in class_names_of(table, columns) if spellings.get(name, name) == name]
             known = names or sorted({name for example in splits[split] for name in example.names}) or None
     if problems:
-        lacking = columns.label_separator is None and any(problem.endswith(NO_LABEL) for problem in problems)
+        lacking = columns.label_separator is None and any(
+            problem.endswith((NO_LABEL, NOT_ONE_LABEL)) for problem in problems
+        )
         hint = "\nWhere a text may have no label, or several, set task to multi_label." if lacking else ""
         if skipped is None and splits["train"] and bad_rows:
             hint += "\nTo train without the rows that cannot be used, set data.bad_rows to skip."
@@ -264,7 +272,8 @@ def _read_splits(
     try:
         return splits, LabelSet.from_names(known or (), aliases=aliases)
     except LlmclsError as error:
-        raise LlmclsError(f"In {where}, column '{columns.label}': {error}") from error
+        shown = " and ".join(f"'{name}'" for name in columns.label_columns)
+        raise LlmclsError(f"In {where}, column {shown}: {error}") from error
 
 
 def _all_unlabelled(examples: Sequence[Example], problems: Sequence[str]) -> bool:

@@ -50,6 +50,16 @@ def _as_names(value: Any) -> Any:
     return (_as_text(value),) if isinstance(value, (str, Real)) else value
 
 
+def _as_columns(value: Any) -> Any:
+    """One name as text, several as a tuple; a list of one is that one."""
+    if value is None or isinstance(value, str):
+        return value
+    names = _as_names(value)
+    if not isinstance(names, tuple):
+        raise ValueError(f"{value!r} is a {type(value).__name__}; give a column's name, or a list of names")
+    return names[0] if len(names) == 1 else names or None
+
+
 def _as_labelled(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
@@ -127,7 +137,11 @@ class DataSettings(Section):
         description="What quotation marks in .csv and .tsv files do. quoted: enclose cells; plain: they are text; "
         "auto: quoted, and in files separated by tabs whatever makes sense of all lines.",
     )
-    label_column: str | None = Field(None, description="Column that holds the label; guessed when not given.")
+    label_column: Annotated[str | tuple[str, ...] | None, BeforeValidator(_as_columns)] = Field(
+        None,
+        description="Column that holds the label; guessed when not given. A list of columns of zeros and ones, "
+        "[anger, joy], if each is a label.",
+    )
     label_separator: str = Field(
         ",",
         min_length=1,

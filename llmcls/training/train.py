@@ -77,7 +77,7 @@ def train(
     base_model: str | None = None,
     template: str | None = None,
     text_columns: tuple[str, ...] = (),
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
     output_dir: str | Path | None = None,
     settings: Settings | Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -96,7 +96,7 @@ def train(
         base_model: a name from `llmcls models list`, a Hub id, or a folder.
         template: a template's name, or the path of a `.j2` file.
         text_columns: columns that hold the text.
-        label_column: column that holds the label.
+        label_column: column that holds the label, or several of zeros and ones, each a label.
         output_dir: the run directory to write.
         settings: a `Settings` tree or nested mapping; the arguments above win over it.
         overwrite: replace an existing run.

@@ -25,8 +25,8 @@ RUN = ("--run", "runs/x")
         (("train", "--output-dir", "a", "--data", "d", "--output-dir", "b"), "--output-dir"),
         (("train", "--task", "single_label", "--task", "multi_label"), "--task"),
         (
-            ("train", "--data", "a", "--label-column", "x", "--data", "b", "--label-column", "y"),
-            "--data, --label-column",
+            ("train", "--data", "a", "--template", "x", "--data", "b", "--template", "y"),
+            "--data, --template",
         ),
         (("predict", *RUN, *RUN, "text"), "--run"),
         (("predict", *RUN, "--threshold", "0.1", "text", "--threshold", "0.2"), "--threshold"),
