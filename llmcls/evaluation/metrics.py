@@ -202,26 +202,48 @@ def compute_report(
     )
 
 
-def label_metrics(true: Sequence[int], predicted: Sequence[int]) -> dict[str, float]:
+def label_metrics(true: Sequence[int], predicted: Sequence[int], probabilities: Any = None) -> dict[str, float]:
     """A few figures during training, defined as in an `EvaluationReport`.
 
     Args:
         true: label index of each row.
         predicted: the predicted one.
+        probabilities: array-like (rows, labels), in the order of the label set; None leaves `roc_auc` out.
 
     Returns:
-        `accuracy`; `macro_f1`, the mean over the labels that occur or were predicted; `balanced_accuracy`, the mean
-        recall over the labels that occur.
+        `accuracy`; `precision`, `recall` and `macro_f1`, the means over the labels that occur or were predicted, where
+        an undefined one counts 0; `balanced_accuracy`, the mean recall over the labels that occur; `roc_auc`, with two
+        labels the area under the ROC curve of the second one, with more the mean over the labels that occur, each
+        against the rest. Where only one label occurs there is no `roc_auc`.
     """
-    from sklearn.metrics import accuracy_score, f1_score, recall_score
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support, recall_score
 
-    return {
+    precision, recall, macro_f1, _ = precision_recall_fscore_support(true, predicted, average="macro", zero_division=0)
+    figures = {
         "accuracy": float(accuracy_score(true, predicted)),
-        "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0)),
+        "precision": float(precision),
+        "recall": float(recall),
+        "macro_f1": float(macro_f1),
         "balanced_accuracy": float(
             recall_score(true, predicted, labels=sorted(set(true)), average="macro", zero_division=0)
         ),
     }
+    auc = None if probabilities is None else _one_vs_rest_auc(true, probabilities)
+    return figures if auc is None else figures | {"roc_auc": auc}
+
+
+def _one_vs_rest_auc(true: Sequence[int], probabilities: Any) -> float | None:
+    """See `label_metrics`; None where only one label occurs."""
+    import numpy as np
+    from sklearn.metrics import roc_auc_score
+
+    p, occurring = np.asarray(probabilities, dtype=np.float64), np.unique(true)
+    if len(occurring) < 2:
+        return None
+    if p.shape[1] == 2:
+        return float(roc_auc_score(true, p[:, 1]))
+    # As columns of yes and no: sklearn's own one-vs-rest wants every label to occur.
+    return float(roc_auc_score(np.asarray(true)[:, None] == occurring, p[:, occurring], average="macro"))
 
 
 def calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = ECE_BINS) -> float:

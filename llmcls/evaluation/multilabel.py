@@ -205,23 +205,42 @@ def compute_multilabel_report(
     )
 
 
-def multilabel_metrics(true: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]]) -> dict[str, float]:
+def multilabel_metrics(
+    true: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]], probabilities: Any = None
+) -> dict[str, float]:
     """A few figures during training, defined as in a `MultiLabelReport`, from rows of 0 or 1 for every label.
 
+    Args:
+        true, predicted: (rows, labels).
+        probabilities: array-like (rows, labels); None leaves `roc_auc` out.
+
     Returns:
-        `subset_accuracy`, the share of rows with all labels right; `macro_f1`, the mean over the labels that occur or
-        were predicted; `micro_f1`.
+        `subset_accuracy`, the share of rows with all labels right; `precision`, `recall` and `macro_f1`, the means
+        over the labels that occur or were predicted; `micro_precision`, `micro_recall` and `micro_f1`, of all decisions
+        pooled; an undefined one counts 0. `roc_auc`, the mean area under the ROC curve over the labels that some rows
+        have and some do not; without such a label it is left out.
     """
     import numpy as np
-    from sklearn.metrics import f1_score
+    from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
-    t, p = np.asarray(true), np.asarray(predicted)
-    known = np.flatnonzero((t | p).any(axis=0))
-    return {
-        "subset_accuracy": float((t == p).all(axis=1).mean()),
-        "macro_f1": float(f1_score(t, p, labels=known, average="macro", zero_division=0)) if len(known) else 0.0,
-        "micro_f1": float(f1_score(t, p, average="micro", zero_division=0)),
+    t, y = np.asarray(true), np.asarray(predicted)
+    known = np.flatnonzero((t | y).any(axis=0))
+
+    def score(average: str, **labels: Any) -> list[float]:
+        figures = precision_recall_fscore_support(t, y, average=average, zero_division=0, **labels)
+        return [float(figure) for figure in figures[:3]]
+
+    macro = score("macro", labels=known) if len(known) else [0.0] * 3
+    figures = {
+        "subset_accuracy": float((t == y).all(axis=1).mean()),
+        **dict(zip(("precision", "recall", "macro_f1"), macro, strict=True)),
+        **dict(zip(("micro_precision", "micro_recall", "micro_f1"), score("micro"), strict=True)),
     }
+    mixed = t.any(axis=0) & ~t.all(axis=0)
+    if probabilities is None or not mixed.any():
+        return figures
+    p = np.asarray(probabilities, dtype=np.float64)
+    return figures | {"roc_auc": float(roc_auc_score(t[:, mixed], p[:, mixed], average="macro"))}
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ class TrainingSettings(Section):
     )
     logging_steps: float = Field(10, gt=0, description="Steps between two log lines; a share of all steps below 1.")
     eval_strategy: Annotated[Literal["no", "steps", "epoch"], NoIsText] = Field(
-        "epoch", description="When loss, accuracy, macro-F1 and balanced accuracy are taken on the validation split."
+        "epoch", description="When the loss and the figures of metric_for_best_model are taken on the validation split."
     )
     eval_steps: float | None = Field(None, gt=0, description="Steps between evaluations when eval_strategy is steps.")
     save_strategy: Annotated[Literal["no", "steps", "epoch"], NoIsText] = Field(
@@ -108,11 +108,23 @@ class TrainingSettings(Section):
         False, description="Keep the checkpoint that metric_for_best_model finds best on the validation split."
     )
     metric_for_best_model: Literal[
-        "loss", "accuracy", "subset_accuracy", "macro_f1", "micro_f1", "balanced_accuracy"
+        "loss",
+        "accuracy",
+        "subset_accuracy",
+        "precision",
+        "recall",
+        "macro_f1",
+        "micro_precision",
+        "micro_recall",
+        "micro_f1",
+        "balanced_accuracy",
+        "roc_auc",
     ] = Field(
         "loss",
-        description="What load_best_model_at_end and early_stopping_patience go by; micro_f1 and subset_accuracy (also "
-        "called accuracy) are for task multi_label, balanced_accuracy for single labels.",
+        description="What load_best_model_at_end and early_stopping_patience go by. precision, recall and roc_auc are "
+        "means over labels (roc_auc of the second of two labels, else one against the rest). subset_accuracy (also "
+        "called accuracy) and the micro figures are for task multi_label, balanced_accuracy for single labels; with "
+        "prediction.method list there is no roc_auc.",
     )
     early_stopping_patience: int | None = Field(
         None, ge=1, description="Stop after this many evaluations in a row without a better metric_for_best_model."
