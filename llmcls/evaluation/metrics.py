@@ -70,6 +70,9 @@ class EvaluationReport:
         coverage: where a threshold lets the classifier abstain, the share of rows that it answers; None without one.
             All other figures are about every row, with the label that it would have given.
         answered_accuracy: share of the answered rows predicted right; None without a threshold, or no answer.
+        macro_precision, macro_recall: means over the labels that occur or were predicted, an undefined one counting 0
+            (as `sklearn.metrics.classification_report` does it); None in a file of an older version.
+        weighted_precision, weighted_recall: the same means weighted by support; the recall equals accuracy.
 
     Raises:
         LlmclsError: when labels, per-class rows, confusion matrix and row count do not fit each other.
@@ -80,6 +83,9 @@ class EvaluationReport:
         ("balanced_accuracy", "balanced accuracy", 1),
         ("macro_f1", "macro F1", 1),
         ("weighted_f1", "weighted F1", 1),
+        ("macro_precision", "macro precision", 1),
+        ("macro_recall", "macro recall", 1),
+        ("weighted_precision", "weighted precision", 1),
         ("macro_roc_auc", "macro ROC-AUC", 1),
         ("nll", "log loss (nats)", -1),
         ("brier", "Brier score", -1),
@@ -90,8 +96,11 @@ class EvaluationReport:
     )
     """What tables show: field, name, and whether more is better (1), worse (-1) or neither (0).
 
-    `micro_f1` would repeat the accuracy.
+    `micro_f1` and `weighted_recall` would repeat the accuracy.
     """
+
+    AVERAGES: ClassVar[tuple[str, ...]] = ("macro", "weighted")
+    """Of which averages there are precision, recall and F1, `macro_precision` and so on."""
 
     HEADLINES: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
     """The figures that say it in one line; the first counts most."""
@@ -117,6 +126,10 @@ class EvaluationReport:
     mean_confidence: float | None = None
     coverage: float | None = None
     answered_accuracy: float | None = None
+    macro_precision: float | None = None
+    macro_recall: float | None = None
+    weighted_precision: float | None = None
+    weighted_recall: float | None = None
 
     def __post_init__(self) -> None:
         size = len(self.labels)
@@ -181,6 +194,13 @@ def compute_report(
 
     precision, recall, f1, support = score(None)
     _, macro_recall, macro_f1, _ = score("macro")
+    known = sorted({*true_codes.tolist(), *predicted_codes.tolist()})
+    averages = {
+        average: precision_recall_fscore_support(
+            true_codes, predicted_codes, labels=known, average=average, zero_division=0
+        )
+        for average in EvaluationReport.AVERAGES
+    }
     confusion = confusion_matrix(true_codes, predicted_codes, labels=positions)
     per_class = tuple(
         ClassMetrics(name, _defined(precision[i]), _defined(recall[i]), _defined(f1[i]), int(support[i]), int(column))
@@ -195,6 +215,8 @@ def compute_report(
         micro_f1=float(score("micro")[2]),
         macro_f1=float(macro_f1),
         weighted_f1=float(score("weighted")[2]),
+        **{f"{average}_precision": float(found[0]) for average, found in averages.items()},
+        **{f"{average}_recall": float(found[1]) for average, found in averages.items()},
         per_class=per_class,
         confusion=tuple(map(tuple, confusion.tolist())),
         **({} if answered is None else _score_answered(true_codes == predicted_codes, answered)),
