@@ -28,6 +28,11 @@ LIMITS: Mapping[str, Limit] = {
         f"{', '.join(map(repr, COUNTED))} or 'roc_auc'",
         ("loss", "accuracy", *COUNTED, "roc_auc"),
     ),
+    "training.class_weights": Limit(
+        "training.class_weights {value} is for single labels: with task multi_label a weight is of a label's yes "
+        "against its no; choose 'balanced' or give a mapping",
+        refused=("inverse",),
+    ),
     "data.max_per_class": Limit(
         "data.max_per_class needs rows of one class each, but with task multi_label they have many"
     ),

@@ -41,10 +41,13 @@ class TrainingSettings(Section):
     loss_normalization: Literal["example", "token"] = Field(
         "example", description="Average over rows, or over answer tokens (TRL's way: long labels weigh more)."
     )
-    class_weights: Annotated[Literal["none", "balanced"] | dict[str, float], LabelsAreText] = Field(
+    class_weights: Annotated[Literal["none", "balanced", "inverse"] | dict[str, float], LabelsAreText] = Field(
         "none",
-        description="Weight of each label's rows in the loss: none, balanced (n / (k * count)), or a mapping; with "
-        "task multi_label of each label's yes, and balanced is (n - count) / count.",
+        description="Weight of each label's rows in the loss: none, balanced (n / (k * count)), inverse (the inverse "
+        "shares n / count of all labels, divided by their sum), or a mapping. Balanced weights are inverse ones times "
+        "n / k * sum(1 / count); the loss is divided by the sum of its rows' weights, as torch's CrossEntropyLoss "
+        "does it, so this factor cancels, and both train alike at the same learning rate. With task multi_label "
+        "weights are of each label's yes, balanced is (n - count) / count, and there is no inverse.",
     )
     num_train_epochs: float = Field(3.0, gt=0, description="Passes over the training split.")
     max_steps: int = Field(-1, description="Stop after this many optimizer steps; -1: go by epochs.")

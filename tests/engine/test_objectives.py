@@ -215,6 +215,20 @@ def test_token_normalization_is_the_hugging_face_loss():
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "normalization"), [("sft", "example"), ("sft", "token"), ("label", "example")])
+def test_a_factor_of_all_class_weights_cancels(name, normalization):
+    """As in torch's CrossEntropyLoss(weight=...); only with a normaliser from elsewhere it stays."""
+    once, thrice = (Objective(name, normalization, tuple(by * weight for weight in WEIGHTS)) for by in (1, 3))
+    batches = [packed_batch(PROMPTS, LABELS, TRIE, objective) for objective in (once, thrice)]
+    first, second = (gradients(MODEL, packed_loss(MODEL, batch)) for batch in batches)
+    for parameter, gradient in first.items():
+        torch.testing.assert_close(second[parameter], gradient, atol=1e-6, rtol=1e-4)
+    with torch.no_grad():
+        assert float(packed_loss(MODEL, batches[1])) == pytest.approx(float(packed_loss(MODEL, batches[0])), rel=1e-6)
+        whole = [float(packed_loss(MODEL, batch, 1.0)) for batch in batches]
+    assert whole[1] == pytest.approx(3 * whole[0], rel=1e-6)
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES[1::4], ids=str)
 def test_accumulated_micro_batches_are_one_large_batch(objective):
     whole = gradients(MODEL, packed_loss(MODEL, packed_batch(PROMPTS, LABELS, TRIE, objective)))
