@@ -285,7 +285,7 @@ def test_no_setting_is_left_out() -> None:
 
 
 OVERRIDDEN = (
-    *("compute_loss", "training_step", "prediction_step", "floating_point_ops", "evaluate", "evaluation_loop"),
+    *("compute_loss", "training_step", "prediction_step", "floating_point_ops", "evaluate", "evaluation_loop", "log"),
     *("_get_num_items_in_batch", "create_optimizer", "create_scheduler", "_get_train_sampler", "_get_eval_sampler"),
     "_save_checkpoint",
 )
@@ -296,4 +296,12 @@ def test_what_the_trainer_overrides_is_there_to_be_overridden() -> None:
     base = LabelTrainer.__mro__[1]
     own = {name for name, thing in vars(LabelTrainer).items() if callable(thing) and not name.startswith("__")}
     assert set(OVERRIDDEN) == {name for name in own if hasattr(base, name)}
-    assert own - set(OVERRIDDEN) == {"_accumulating", "_check_labels", "_agree", "_fill_up", "_order"}
+    assert own - set(OVERRIDDEN) == {
+        "_accumulating",
+        "_check_labels",
+        "_agree",
+        "_fill_up",
+        "_order",
+        "_settle",
+        "_collect",
+    }

@@ -13,9 +13,10 @@ from llmcls.answers import yes_no
 from llmcls.answers import listed
 
 # isort: on
-from llmcls.answers.form import Figure, Form, Layout, Predictor, Shown, Wanted, form_named, form_of, register
+from llmcls.answers.form import Answered, Figure, Form, Layout, Predictor, Shown, Wanted, form_named, form_of, register
 
 __all__ = [
+    "Answered",
     "Figure",
     "Form",
     "Layout",

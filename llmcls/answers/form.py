@@ -77,12 +77,30 @@ class Shown:
         return cls(tokens, range(len(tokens)), f"{len(tokens)} answer {carry} loss")
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What a model answers to some prompts during training.
+
+    Attributes:
+        targets: int64, (rows, *target_shape).
+        probabilities: of every label, float64 on the CPU, (rows, labels); None where the answers have none.
+    """
+
+    targets: torch.Tensor
+    probabilities: torch.Tensor | None
+
+
 class Layout(Protocol):
     """How the rows of one encoder are laid out for one objective; a target is what `Form.target` gives."""
 
     @property
     def target_shape(self) -> tuple[int, ...]:
         """Shape of a target as a tensor: () for one label, (labels,) for a flag of each."""
+        ...
+
+    @property
+    def labels(self) -> int:
+        """How many labels there are."""
         ...
 
     @property
@@ -107,8 +125,12 @@ class Layout(Protocol):
         """Right-padded sequences, for `llmcls.engine.objectives.padded_loss`."""
         ...
 
-    def predict(self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int) -> torch.Tensor:
-        """What the model as it is would answer, as int64 targets: (rows, *target_shape)."""
+    def probable(self, model: Any) -> bool:
+        """Whether `predict` gives every label's probability."""
+        ...
+
+    def predict(self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int) -> Answered:
+        """What the model as it is would answer, from one reading of each prompt."""
         ...
 
 
@@ -184,8 +206,13 @@ class Form(Protocol):
         """How rows are laid out in training."""
         ...
 
-    def measure(self, true: Sequence[Any], predicted: Sequence[Any]) -> dict[str, float]:
-        """The figures of the validation split during training; both are targets."""
+    def measure(self, true: Sequence[Any], predicted: Sequence[Any], probabilities: Any = None) -> dict[str, float]:
+        """The figures of the validation split during training.
+
+        Args:
+            true, predicted: targets, one a row.
+            probabilities: array-like (rows, labels); None leaves out what needs it.
+        """
         ...
 
     def decide(self, model: Any, encoder: Encoder, rows: Sequence[dict[str, Any]], reporter: Reporter) -> Decision:

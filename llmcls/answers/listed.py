@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from llmcls.answers.form import Figure, ScoringPredictor, Shown, Undecided, Wanted, register
+from llmcls.answers.form import Answered, Figure, ScoringPredictor, Shown, Undecided, Wanted, register
 from llmcls.answers.several import (
+    COUNTED,
     LIMITS,
     TASK,
     UNKNOWN_METHOD,
@@ -28,8 +29,6 @@ from llmcls.records import Example, Prediction
 from llmcls.settings.task import FormRules, Limit
 
 if TYPE_CHECKING:
-    import torch
-
     from llmcls.engine.lists import ListItems
     from llmcls.engine.objectives import Objective
     from llmcls.engine.packing import Batch
@@ -49,6 +48,11 @@ RULES = FormRules(
     defaults={"prompt.template": "multi_label", "training.objective": "sft"},
     limits={
         **LIMITS,
+        "training.metric_for_best_model": Limit(
+            "training.metric_for_best_model {value} does not go with prediction.method 'list', which gives no "
+            f"probabilities and several labels; choose {', '.join(map(repr, COUNTED))}",
+            ("loss", *COUNTED),
+        ),
         "training.objective": Limit(
             "task multi_label with prediction.method 'list' does not go with training.objective {value}: an answer "
             "that lists the labels is learnt by 'sft' and predicted by 'list', yes or no about every label is learnt "
@@ -157,6 +161,11 @@ class ListLayout:
     objective: Objective
 
     @property
+    def labels(self) -> int:
+        """How many labels there are."""
+        return len(self.items.first)
+
+    @property
     def target_shape(self) -> tuple[int, ...]:
         """A flag of each label."""
         return (len(self.items.first),)
@@ -189,14 +198,19 @@ class ListLayout:
         numbers, trie = self._answers(targets)
         return padded_batch(prompts, numbers, trie, self.objective, pad_token_id=pad_token_id)
 
-    def predict(self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int) -> torch.Tensor:
+    def probable(self, model: Any) -> bool:
+        """A list has no probabilities."""
+        return False
+
+    def predict(self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int) -> Answered:
         """1 for the labels that constrained `generate()` lists."""
         import torch
 
         from llmcls.engine.lists import ListScorer
 
         found = ListScorer(model, self.items, pad_token_id, batch_size).score(prompts)
-        return torch.tensor([[int(label in said) for label in range(*self.target_shape)] for said in found])
+        flags = torch.tensor([[int(label in said) for label in range(*self.target_shape)] for said in found])
+        return Answered(flags, None)
 
     def _answers(self, targets: Sequence[Sequence[int]]) -> tuple[list[int], LabelTrie]:
         """The objective knows answers by their number: those of these rows, and the number of each row's."""

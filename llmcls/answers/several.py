@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmcls.answers.form import Figure
 from llmcls.errors import LlmclsError
@@ -19,11 +19,19 @@ if TYPE_CHECKING:
 
 TASK = "multi_label"
 
+COUNTED = ("subset_accuracy", "precision", "recall", "macro_f1", "micro_precision", "micro_recall", "micro_f1")
+"""The figures of `measure` that need no probabilities."""
+
 LIMITS: Mapping[str, Limit] = {
     "training.metric_for_best_model": Limit(
-        "training.metric_for_best_model {value} is for single labels; choose 'subset_accuracy', 'macro_f1' or "
-        "'micro_f1'",
-        ("loss", "accuracy", "subset_accuracy", "macro_f1", "micro_f1"),
+        "training.metric_for_best_model {value} is for single labels; choose "
+        f"{', '.join(map(repr, COUNTED))} or 'roc_auc'",
+        ("loss", "accuracy", *COUNTED, "roc_auc"),
+    ),
+    "training.class_weights": Limit(
+        "training.class_weights {value} is for single labels: with task multi_label a weight is of a label's yes "
+        "against its no; choose 'balanced' or give a mapping",
+        refused=("inverse",),
     ),
     "data.max_per_class": Limit(
         "data.max_per_class needs rows of one class each, but with task multi_label they have many"
@@ -66,11 +74,13 @@ class SeveralLabels:
         # A label that every row has would get 0, and its yes would not be learnt.
         return tuple(max(rows - count, 1) / count for count in counts)
 
-    def measure(self, true: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]]) -> dict[str, float]:
-        """Share of rows with all labels right, macro-F1 and micro-F1."""
+    def measure(
+        self, true: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]], probabilities: Any = None
+    ) -> dict[str, float]:
+        """See `multilabel_metrics`."""
         from llmcls.evaluation.multilabel import multilabel_metrics
 
-        return multilabel_metrics(true, predicted)
+        return multilabel_metrics(true, predicted, probabilities)
 
     def baseline(
         self, train: Sequence[Example], validation: Sequence[Example], test: Sequence[Example], labels: LabelSet

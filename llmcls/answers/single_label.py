@@ -10,15 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmcls.answers.form import Figure, ScoringPredictor, Shown, Undecided, Wanted, register
+from llmcls.answers.form import Answered, Figure, ScoringPredictor, Shown, Undecided, Wanted, register
 from llmcls.errors import LlmclsError
 from llmcls.prompt.spelling import AnswerPlace, Spelled, refuse_equal_answers, tokenize_behind
 from llmcls.records import Example, Prediction
 from llmcls.settings.task import FormRules, Limit
 
 if TYPE_CHECKING:
-    import torch
-
     from llmcls.engine.objectives import Objective
     from llmcls.engine.packing import Batch
     from llmcls.engine.scores import LabelScores, Progress, Prompts, Scorer
@@ -35,8 +33,9 @@ RULES = FormRules(
     methods=("auto", "exact", "greedy", "best-first", "generate", "reference"),
     limits={
         "training.metric_for_best_model": Limit(
-            "training.metric_for_best_model {value} is for task multi_label; choose 'accuracy'",
-            ("loss", "accuracy", "macro_f1", "balanced_accuracy"),
+            "training.metric_for_best_model {value} is for task multi_label; choose 'accuracy', 'precision', 'recall', "
+            "'macro_f1', 'balanced_accuracy' or 'roc_auc'",
+            ("loss", "accuracy", "precision", "recall", "macro_f1", "balanced_accuracy", "roc_auc"),
         )
     },
 )
@@ -97,11 +96,11 @@ class SingleLabel(Undecided):
 
         return SingleLabelLayout(LabelTrie(encoder.answers, encoder.answer_labels), objective)
 
-    def measure(self, true: Sequence[int], predicted: Sequence[int]) -> dict[str, float]:
-        """Accuracy, macro-F1 and balanced accuracy."""
+    def measure(self, true: Sequence[int], predicted: Sequence[int], probabilities: Any = None) -> dict[str, float]:
+        """See `label_metrics`."""
         from llmcls.evaluation.metrics import label_metrics
 
-        return label_metrics(true, predicted)
+        return label_metrics(true, predicted, probabilities)
 
     def predict(
         self,
@@ -154,6 +153,11 @@ class SingleLabelLayout:
     some_target = 0
 
     @property
+    def labels(self) -> int:
+        """How many labels there are."""
+        return len(self.trie)
+
+    @property
     def some_token(self) -> int:
         """The first token of the first label's answer."""
         return self.trie.answers[0][0]
@@ -174,16 +178,17 @@ class SingleLabelLayout:
 
         return padded_batch(prompts, targets, self.trie, self.objective, pad_token_id=pad_token_id)
 
-    def predict(self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int) -> torch.Tensor:
+    def probable(self, model: Any) -> bool:
+        """Not by `generate`, which looks at the labels on its way only."""
+        return _method(model) != "generate"
+
+    def predict(self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int) -> Answered:
         """What constrained prediction answers; training has warned already where the model cannot be packed."""
-        from llmcls.engine.attention import supports_packing
-        from llmcls.engine.decoder import has_head
         from llmcls.engine.scorer import make_scorer
 
-        slow = "reference" if has_head(model) else "generate"
-        method = slow if supports_packing(model) else "exact"
-        scorer = make_scorer(model, self.trie, method=method, pad_token_id=pad_token_id, batch_size=batch_size)
-        return scorer.score(prompts).predicted
+        scorer = make_scorer(model, self.trie, method=_method(model), pad_token_id=pad_token_id, batch_size=batch_size)
+        scores = scorer.score(prompts)
+        return Answered(scores.predicted, scores.local.double().exp() if self.probable(model) else None)
 
 
 @dataclass(frozen=True)
@@ -254,6 +259,16 @@ class SingleLabelPredictor(ScoringPredictor):
     def _abstains(self, probability: float, label_mass: float | None) -> bool:
         how = self.how
         return probability < how.min_probability or (label_mass is not None and label_mass < how.min_label_mass)
+
+
+def _method(model: Any) -> str:
+    """How rows are predicted during training."""
+    from llmcls.engine.attention import supports_packing
+    from llmcls.engine.decoder import has_head
+
+    if supports_packing(model) is None:
+        return "exact"
+    return "reference" if has_head(model) else "generate"
 
 
 def _complete(probabilities: Sequence[Sequence[float]]) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from llmcls.answers.form import Decision, ScoringPredictor, Shown, Wanted, register
+from llmcls.answers.form import Answered, Decision, ScoringPredictor, Shown, Wanted, register
 from llmcls.answers.several import (
     LACKS,
     LIMITS,
@@ -165,6 +165,11 @@ class YesNoLayout:
     objective: Objective
 
     @property
+    def labels(self) -> int:
+        """How many labels there are."""
+        return len(self.questions)
+
+    @property
     def target_shape(self) -> tuple[int, ...]:
         """A flag of each label."""
         return (len(self.questions),)
@@ -196,11 +201,16 @@ class YesNoLayout:
         labels = list(map(positions_of, targets))
         return padded_yes_no_batch(prompts, labels, self.questions, self.objective, pad_token_id=pad_token_id)
 
-    def predict(self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int) -> torch.Tensor:
+    def probable(self, model: Any) -> bool:
+        """Every label's yes has a probability."""
+        return True
+
+    def predict(self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int) -> Answered:
         """1 where the label's yes is at least as probable as its no."""
         from llmcls.evaluation.thresholds import UNTUNED
 
-        return (_silent_scorer(model, self.questions).score(prompts).exp() >= UNTUNED).long()
+        found = _silent_scorer(model, self.questions).score(prompts).exp()
+        return Answered((found >= UNTUNED).long(), found.double())
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
     goal = Objective("label", class_weights=(1.0, 4.0), label_smoothing=0.05)
     batch = packed_batch(prompts, labels, trie, goal)         # a dict of CPU tensors, for a collator
     loss = packed_loss(model, batch)                          # after the trainer has moved the dict to the device
+    logits = packed_logits(model, batch)                      # the same in two steps, for more figures of one forward
+    loss, right = loss_of(logits, batch), rows_right(logits.detach(), batch)
 
 The model's own `forward` runs (so DDP, FSDP, ZeRO, PEFT and checkpointing see it) over ONE sequence: the shared prefix
 once, with gradients, then each row's own tokens and the path of its label. Logits exist at label positions only.
@@ -84,6 +86,7 @@ def packed_batch(
     Returns:
         CPU tensors: `input_ids`, `position_ids`, `tree_exit` (1, tokens); `points` (n,) places of the hidden states
         that are scored; and, as `padded_batch`, `targets`, `weights` (n,), `normalizer`, `label_smoothing` (),
+        `row` (n,) the row of each place, `counted` (rows,) 1 for every row that counts in `rows_right`,
         for `label` also `choices` (n, most choices), padded by -1, into whose columns `targets` points.
 
     Raises:
@@ -132,16 +135,21 @@ def packed_loss(model: Any, batch: Batch, normalizer: torch.Tensor | float | Non
         normalizer: what to divide by instead of this batch's own `batch["normalizer"]`; the sum over all micro-batches
             of a step makes gradient accumulation equal to one large batch.
     """
+    return loss_of(packed_logits(model, batch), batch, normalizer)
+
+
+def packed_logits(model: Any, batch: Batch) -> torch.Tensor:
+    """The logits (n, vocabulary) of the scored places of a `packed_batch`; see `packed_loss`."""
     exits = batch["tree_exit"][0]
     enter = torch.arange(len(exits), device=exits.device)
-    output = model(
+    logits: torch.Tensor = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
         attention_mask=attention_mask(enter, enter, exits),
         logits_to_keep=batch["points"],
         use_cache=False,
-    )
-    return _loss(output.logits[0], batch, normalizer)
+    ).logits
+    return logits[0]
 
 
 def padded_batch(
@@ -183,22 +191,53 @@ def pad_right(sequences: Sequence[list[int]], width: int, pad_token_id: int) -> 
 
 def padded_loss(model: Any, batch: Batch, normalizer: torch.Tensor | float | None = None) -> torch.Tensor:
     """The same loss from a `padded_batch` by a plain forward with logits at every position."""
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-    return _loss(logits.flatten(0, 1)[batch["points"]], batch, normalizer)
+    return loss_of(padded_logits(model, batch), batch, normalizer)
 
 
-def _loss(logits: torch.Tensor, batch: Batch, normalizer: torch.Tensor | float | None) -> torch.Tensor:
-    """Weighted cross-entropy of the scored positions, (n, vocabulary) logits."""
-    valid = torch.ones_like(logits, dtype=torch.bool)
-    if "choices" in batch:  # before they become float32, which the whole vocabulary need not
-        valid = batch["choices"] >= 0
-        logits = logits.gather(1, batch["choices"].clamp(min=0)).masked_fill(~valid, float("-inf"))
+def padded_logits(model: Any, batch: Batch) -> torch.Tensor:
+    """The logits (n, vocabulary) of the scored places of a `padded_batch`."""
+    logits: torch.Tensor = model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+    ).logits
+    return logits.flatten(0, 1)[batch["points"]]
+
+
+def loss_of(logits: torch.Tensor, batch: Batch, normalizer: torch.Tensor | float | None = None) -> torch.Tensor:
+    """Weighted cross-entropy of the scored places, from their logits (n, vocabulary); see `packed_loss`."""
+    logits = _among_choices(logits, batch)
+    valid = batch["choices"] >= 0 if "choices" in batch else torch.ones_like(logits, dtype=torch.bool)
     log_probs = logits.float().log_softmax(1)
     nll = -log_probs.gather(1, batch["targets"][:, None])[:, 0]
     smoothing = batch["label_smoothing"]
     uniform = -log_probs.masked_fill(~valid, 0.0).sum(1) / valid.sum(1)
     losses = (1 - smoothing) * nll + smoothing * uniform
     return (losses * batch["weights"]).sum() / (batch["normalizer"] if normalizer is None else normalizer)
+
+
+def rows_right(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """How many rows the model has right, and how many rows there are: (2,), on the logits' device.
+
+    A row is right where the target is the largest of its choices at every scored place: for `sft` every answer token
+    is the most probable one of the vocabulary; for `label` every branch leads to the row's answer (one of its aliases
+    is not it); for yes or no about every label all of them are right.
+
+    Args:
+        logits: (n, vocabulary) of the scored places, from `packed_logits` or `padded_logits`.
+        batch: what they were computed of.
+    """
+    missed = _among_choices(logits, batch).argmax(1) != batch["targets"]
+    misses = torch.zeros_like(batch["counted"]).index_add_(0, batch["row"], missed.to(batch["counted"]))
+    # A product: picking by a mask would wait for the device.
+    return torch.stack([(batch["counted"] * (misses == 0)).sum(), batch["counted"].sum()])
+
+
+def _among_choices(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The logits (n, choices) of what each place chooses from, minus infinity where there is none; for `sft` all."""
+    if "choices" not in batch:
+        return logits
+    # Before they become float32, which the whole vocabulary need not.
+    choices = batch["choices"]
+    return logits.gather(1, choices.clamp(min=0)).masked_fill(choices < 0, float("-inf"))
 
 
 def _steps(trie: LabelTrie, label: int, objective: Objective) -> list[int]:
@@ -232,6 +271,8 @@ def _targets(labels: Sequence[int], steps: Sequence[Sequence[int]], trie: LabelT
         "weights": torch.tensor(weights, dtype=torch.float32),
         "normalizer": torch.tensor(sum(weights) if by_token else sum(map(objective.weight, labels))),
         "label_smoothing": torch.tensor(objective.label_smoothing),
+        "row": torch.arange(len(labels)).repeat_interleave(torch.tensor([len(row_steps) for row_steps in steps])),
+        "counted": torch.ones(len(labels)),
     }
     if objective.name == "label":
         batch["choices"] = torch.nn.utils.rnn.pad_sequence(choices, batch_first=True, padding_value=-1)

@@ -292,6 +292,8 @@ def _targets(labels: Sequence[Sequence[int]], questions: QuestionTrie, objective
         "weights": torch.from_numpy(weights.reshape(-1)).float(),
         "normalizer": torch.tensor(float(len(labels))),
         "label_smoothing": torch.tensor(objective.label_smoothing),
+        "row": torch.arange(len(labels)).repeat_interleave(size),
+        "counted": torch.ones(len(labels)),
     }
 
 

@@ -28,6 +28,9 @@ Report = EvaluationReport | MultiLabelReport
 
 KINDS: tuple[type[Report], ...] = (EvaluationReport, MultiLabelReport)
 
+LATER = frozenset({"macro_precision", "macro_recall", "weighted_precision", "weighted_recall"})
+"""Fields that files of older versions lack; every kind has them."""
+
 PREDICTION_COLUMNS = ("source", "text", "label", "predicted", "probability", "correct")
 
 
@@ -55,8 +58,8 @@ def read_metrics(path: str | Path) -> Report:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        kind = next((kind for kind in KINDS if {f.name for f in dataclasses.fields(kind)} <= content.keys()), KINDS[0])
-        fields = {field.name: content[field.name] for field in dataclasses.fields(kind)}
+        kind = next((kind for kind in KINDS if _names(kind) <= content.keys()), KINDS[0])
+        fields = {name: content[name] for name in _names(kind)} | {name: content.get(name) for name in LATER}
         labels = fields["labels"] = tuple(content["labels"])
         fields["per_class"] = tuple(kind.ENTRY(label=name, **content["per_class"][name]) for name in labels)
         if "confusion" in fields:
@@ -97,6 +100,10 @@ def write_predictions(path: str | Path, examples: Iterable[Example], predictions
                     str(example.label == prediction.label).lower() if known and prediction.withheld is None else "",
                 )
             )
+
+
+def _names(kind: type[Report]) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)} - LATER
 
 
 def _render(value: Any) -> str:

@@ -70,6 +70,9 @@ class EvaluationReport:
         coverage: where a threshold lets the classifier abstain, the share of rows that it answers; None without one.
             All other figures are about every row, with the label that it would have given.
         answered_accuracy: share of the answered rows predicted right; None without a threshold, or no answer.
+        macro_precision, macro_recall: means over the labels that occur or were predicted, an undefined one counting 0
+            (as `sklearn.metrics.classification_report` does it); None in a file of an older version.
+        weighted_precision, weighted_recall: the same means weighted by support; the recall equals accuracy.
 
     Raises:
         LlmclsError: when labels, per-class rows, confusion matrix and row count do not fit each other.
@@ -80,6 +83,9 @@ class EvaluationReport:
         ("balanced_accuracy", "balanced accuracy", 1),
         ("macro_f1", "macro F1", 1),
         ("weighted_f1", "weighted F1", 1),
+        ("macro_precision", "macro precision", 1),
+        ("macro_recall", "macro recall", 1),
+        ("weighted_precision", "weighted precision", 1),
         ("macro_roc_auc", "macro ROC-AUC", 1),
         ("nll", "log loss (nats)", -1),
         ("brier", "Brier score", -1),
@@ -90,8 +96,11 @@ class EvaluationReport:
     )
     """What tables show: field, name, and whether more is better (1), worse (-1) or neither (0).
 
-    `micro_f1` would repeat the accuracy.
+    `micro_f1` and `weighted_recall` would repeat the accuracy.
     """
+
+    AVERAGES: ClassVar[tuple[str, ...]] = ("macro", "weighted")
+    """Of which averages there are precision, recall and F1, `macro_precision` and so on."""
 
     HEADLINES: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
     """The figures that say it in one line; the first counts most."""
@@ -117,6 +126,10 @@ class EvaluationReport:
     mean_confidence: float | None = None
     coverage: float | None = None
     answered_accuracy: float | None = None
+    macro_precision: float | None = None
+    macro_recall: float | None = None
+    weighted_precision: float | None = None
+    weighted_recall: float | None = None
 
     def __post_init__(self) -> None:
         size = len(self.labels)
@@ -181,6 +194,13 @@ def compute_report(
 
     precision, recall, f1, support = score(None)
     _, macro_recall, macro_f1, _ = score("macro")
+    known = sorted({*true_codes.tolist(), *predicted_codes.tolist()})
+    averages = {
+        average: precision_recall_fscore_support(
+            true_codes, predicted_codes, labels=known, average=average, zero_division=0
+        )
+        for average in EvaluationReport.AVERAGES
+    }
     confusion = confusion_matrix(true_codes, predicted_codes, labels=positions)
     per_class = tuple(
         ClassMetrics(name, _defined(precision[i]), _defined(recall[i]), _defined(f1[i]), int(support[i]), int(column))
@@ -195,6 +215,8 @@ def compute_report(
         micro_f1=float(score("micro")[2]),
         macro_f1=float(macro_f1),
         weighted_f1=float(score("weighted")[2]),
+        **{f"{average}_precision": float(found[0]) for average, found in averages.items()},
+        **{f"{average}_recall": float(found[1]) for average, found in averages.items()},
         per_class=per_class,
         confusion=tuple(map(tuple, confusion.tolist())),
         **({} if answered is None else _score_answered(true_codes == predicted_codes, answered)),
@@ -202,26 +224,48 @@ def compute_report(
     )
 
 
-def label_metrics(true: Sequence[int], predicted: Sequence[int]) -> dict[str, float]:
+def label_metrics(true: Sequence[int], predicted: Sequence[int], probabilities: Any = None) -> dict[str, float]:
     """A few figures during training, defined as in an `EvaluationReport`.
 
     Args:
         true: label index of each row.
         predicted: the predicted one.
+        probabilities: array-like (rows, labels), in the order of the label set; None leaves `roc_auc` out.
 
     Returns:
-        `accuracy`; `macro_f1`, the mean over the labels that occur or were predicted; `balanced_accuracy`, the mean
-        recall over the labels that occur.
+        `accuracy`; `precision`, `recall` and `macro_f1`, the means over the labels that occur or were predicted, where
+        an undefined one counts 0; `balanced_accuracy`, the mean recall over the labels that occur; `roc_auc`, with two
+        labels the area under the ROC curve of the second one, with more the mean over the labels that occur, each
+        against the rest. Where only one label occurs there is no `roc_auc`.
     """
-    from sklearn.metrics import accuracy_score, f1_score, recall_score
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support, recall_score
 
-    return {
+    precision, recall, macro_f1, _ = precision_recall_fscore_support(true, predicted, average="macro", zero_division=0)
+    figures = {
         "accuracy": float(accuracy_score(true, predicted)),
-        "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0)),
+        "precision": float(precision),
+        "recall": float(recall),
+        "macro_f1": float(macro_f1),
         "balanced_accuracy": float(
             recall_score(true, predicted, labels=sorted(set(true)), average="macro", zero_division=0)
         ),
     }
+    auc = None if probabilities is None else _one_vs_rest_auc(true, probabilities)
+    return figures if auc is None else figures | {"roc_auc": auc}
+
+
+def _one_vs_rest_auc(true: Sequence[int], probabilities: Any) -> float | None:
+    """See `label_metrics`; None where only one label occurs."""
+    import numpy as np
+    from sklearn.metrics import roc_auc_score
+
+    p, occurring = np.asarray(probabilities, dtype=np.float64), np.unique(true)
+    if len(occurring) < 2:
+        return None
+    if p.shape[1] == 2:
+        return float(roc_auc_score(true, p[:, 1]))
+    # As columns of yes and no: sklearn's own one-vs-rest wants every label to occur.
+    return float(roc_auc_score(np.asarray(true)[:, None] == occurring, p[:, occurring], average="macro"))
 
 
 def calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = ECE_BINS) -> float:

@@ -72,6 +72,10 @@ class MultiLabelReport:
         labels_per_row: mean number of true labels.
         predicted_per_row: mean number of predicted labels.
         per_class: one `LabelMetrics` per label, in order.
+        macro_precision, macro_recall: means over the labels that occur or were predicted, an undefined one counting 0;
+            None in a file of an older version.
+        weighted_precision, weighted_recall: means over the labels that occur, weighted by support; the recall equals
+            `micro_recall`.
     """
 
     FIGURES: ClassVar[tuple[tuple[str, str, int], ...]] = (
@@ -80,6 +84,9 @@ class MultiLabelReport:
         ("weighted_f1", "weighted F1", 1),
         ("micro_precision", "micro precision", 1),
         ("micro_recall", "micro recall", 1),
+        ("macro_precision", "macro precision", 1),
+        ("macro_recall", "macro recall", 1),
+        ("weighted_precision", "weighted precision", 1),
         ("subset_accuracy", "subset accuracy (all labels right)", 1),
         ("hamming_loss", "Hamming loss", -1),
         ("mean_average_precision", "mean average precision", 1),
@@ -90,6 +97,7 @@ class MultiLabelReport:
     )
     """See `EvaluationReport`."""
 
+    AVERAGES: ClassVar[tuple[str, ...]] = ("micro", "macro", "weighted")
     HEADLINES: ClassVar[tuple[str, ...]] = ("subset_accuracy", "micro_f1", "macro_f1")
     ENTRY: ClassVar[type] = LabelMetrics
     ENTRY_COLUMNS: ClassVar[tuple[tuple[str, str], ...]] = (("average_precision", "AP"), ("threshold", "threshold"))
@@ -113,6 +121,10 @@ class MultiLabelReport:
     labels_per_row: float
     predicted_per_row: float
     per_class: tuple[LabelMetrics, ...]
+    macro_precision: float | None = None
+    macro_recall: float | None = None
+    weighted_precision: float | None = None
+    weighted_recall: float | None = None
 
     @property
     def never_occurred(self) -> tuple[str, ...]:
@@ -185,6 +197,7 @@ def compute_multilabel_report(
         )
         for j, name in enumerate(labels.names)
     )
+    known = [entry for entry in per_class if entry.support or entry.predicted]
     return MultiLabelReport(
         labels=labels.names,
         rows=len(t),
@@ -202,26 +215,50 @@ def compute_multilabel_report(
         labels_per_row=float(t.sum(axis=1).mean()),
         predicted_per_row=float(y.sum(axis=1).mean()),
         per_class=per_class,
+        macro_precision=_mean([entry.precision or 0.0 for entry in known]) or 0.0,
+        macro_recall=_mean([entry.recall or 0.0 for entry in known]) or 0.0,
+        weighted_precision=_ratio(sum(entry.support * (entry.precision or 0.0) for entry in known), support.sum())
+        or 0.0,
+        weighted_recall=_ratio(hits.sum(), support.sum()) or 0.0,
     )
 
 
-def multilabel_metrics(true: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]]) -> dict[str, float]:
+def multilabel_metrics(
+    true: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]], probabilities: Any = None
+) -> dict[str, float]:
     """A few figures during training, defined as in a `MultiLabelReport`, from rows of 0 or 1 for every label.
 
+    Args:
+        true, predicted: (rows, labels).
+        probabilities: array-like (rows, labels); None leaves `roc_auc` out.
+
     Returns:
-        `subset_accuracy`, the share of rows with all labels right; `macro_f1`, the mean over the labels that occur or
-        were predicted; `micro_f1`.
+        `subset_accuracy`, the share of rows with all labels right; `precision`, `recall` and `macro_f1`, the means
+        over the labels that occur or were predicted; `micro_precision`, `micro_recall` and `micro_f1`, of all decisions
+        pooled; an undefined one counts 0. `roc_auc`, the mean area under the ROC curve over the labels that some rows
+        have and some do not; without such a label it is left out.
     """
     import numpy as np
-    from sklearn.metrics import f1_score
+    from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
-    t, p = np.asarray(true), np.asarray(predicted)
-    known = np.flatnonzero((t | p).any(axis=0))
-    return {
-        "subset_accuracy": float((t == p).all(axis=1).mean()),
-        "macro_f1": float(f1_score(t, p, labels=known, average="macro", zero_division=0)) if len(known) else 0.0,
-        "micro_f1": float(f1_score(t, p, average="micro", zero_division=0)),
+    t, y = np.asarray(true), np.asarray(predicted)
+    known = np.flatnonzero((t | y).any(axis=0))
+
+    def score(average: str, **labels: Any) -> list[float]:
+        figures = precision_recall_fscore_support(t, y, average=average, zero_division=0, **labels)
+        return [float(figure) for figure in figures[:3]]
+
+    macro = score("macro", labels=known) if len(known) else [0.0] * 3
+    figures = {
+        "subset_accuracy": float((t == y).all(axis=1).mean()),
+        **dict(zip(("precision", "recall", "macro_f1"), macro, strict=True)),
+        **dict(zip(("micro_precision", "micro_recall", "micro_f1"), score("micro"), strict=True)),
     }
+    mixed = t.any(axis=0) & ~t.all(axis=0)
+    if probabilities is None or not mixed.any():
+        return figures
+    p = np.asarray(probabilities, dtype=np.float64)
+    return figures | {"roc_auc": float(roc_auc_score(t[:, mixed], p[:, mixed], average="macro"))}
 
 
 @dataclass(frozen=True, slots=True)

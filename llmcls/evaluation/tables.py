@@ -53,7 +53,7 @@ def summary_table(report: Report, title: str = "Evaluation") -> RenderableType:
 def class_table(report: Report, shown: int = CLASS_ROWS) -> RenderableType:
     """Precision, recall, F1 and support of each label; of more than `shown` labels those with the lowest F1.
 
-    A multi-label report adds the average precision and the threshold of each.
+    Below stand the averages over all labels. A multi-label report adds the average precision and the threshold of each.
     """
     table = _table("By label")
     _add_label_column(table, "label")
@@ -72,6 +72,13 @@ def class_table(report: Report, shown: int = CLASS_ROWS) -> RenderableType:
         more = [_number(getattr(entry, field), 3) for field, _ in report.ENTRY_COLUMNS]
         cells = [*figures, f"{entry.support:,}", *more]
         table.add_row(_literal(entry.label), *cells, style="" if entry.support else "dim")
+    table.add_section()
+    for average in report.AVERAGES:
+        means = [getattr(report, f"{average}_{figure}") for figure in ("precision", "recall", "f1")]
+        if any(mean is not None for mean in means[:2]):  # a file of an older version lacks these
+            support = f"{sum(entry.support for entry in report.per_class):,}"
+            cells = [*(_number(mean, 3) for mean in means), support, *[""] * len(report.ENTRY_COLUMNS)]
+            table.add_row(Text(f"{average} average", "italic"), *cells)
     return _with_note(table, note)
 
 

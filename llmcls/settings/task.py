@@ -27,10 +27,12 @@ class Limit:
     Attributes:
         why: the problem, in one sentence; `{value}` stands for what was given, `{method}` for `prediction.method`.
         values: the allowed values; None: the setting's default only.
+        refused: the only values that are not allowed, in place of `values`.
     """
 
     why: str
     values: tuple[Any, ...] | None = None
+    refused: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class FormRules:
                 continue
             value = getattr(sections[section], key)
             default = type(sections[section]).model_fields[key].get_default(call_default_factory=True)
-            if value not in ((default,) if limit.values is None else limit.values):
+            allowed = (default,) if limit.values is None else limit.values
+            if value in limit.refused if limit.refused else value not in allowed:
                 method = getattr(sections.get("prediction"), "method", "")
                 found.append(limit.why.format(value=repr(value), method=repr(method)))
         return found

@@ -41,10 +41,13 @@ class TrainingSettings(Section):
     loss_normalization: Literal["example", "token"] = Field(
         "example", description="Average over rows, or over answer tokens (TRL's way: long labels weigh more)."
     )
-    class_weights: Annotated[Literal["none", "balanced"] | dict[str, float], LabelsAreText] = Field(
+    class_weights: Annotated[Literal["none", "balanced", "inverse"] | dict[str, float], LabelsAreText] = Field(
         "none",
-        description="Weight of each label's rows in the loss: none, balanced (n / (k * count)), or a mapping; with "
-        "task multi_label of each label's yes, and balanced is (n - count) / count.",
+        description="Weight of each label's rows in the loss: none, balanced (n / (k * count)), inverse (the inverse "
+        "shares n / count of all labels, divided by their sum), or a mapping. Balanced weights are inverse ones times "
+        "n / k * sum(1 / count); the loss is divided by the sum of its rows' weights, as torch's CrossEntropyLoss "
+        "does it, so this factor cancels, and both train alike at the same learning rate. With task multi_label "
+        "weights are of each label's yes, balanced is (n - count) / count, and there is no inverse.",
     )
     num_train_epochs: float = Field(3.0, gt=0, description="Passes over the training split.")
     max_steps: int = Field(-1, description="Stop after this many optimizer steps; -1: go by epochs.")
@@ -95,7 +98,7 @@ class TrainingSettings(Section):
     )
     logging_steps: float = Field(10, gt=0, description="Steps between two log lines; a share of all steps below 1.")
     eval_strategy: Annotated[Literal["no", "steps", "epoch"], NoIsText] = Field(
-        "epoch", description="When loss, accuracy, macro-F1 and balanced accuracy are taken on the validation split."
+        "epoch", description="When the loss and the figures of metric_for_best_model are taken on the validation split."
     )
     eval_steps: float | None = Field(None, gt=0, description="Steps between evaluations when eval_strategy is steps.")
     save_strategy: Annotated[Literal["no", "steps", "epoch"], NoIsText] = Field(
@@ -115,11 +118,23 @@ class TrainingSettings(Section):
         False, description="Keep the checkpoint that metric_for_best_model finds best on the validation split."
     )
     metric_for_best_model: Literal[
-        "loss", "accuracy", "subset_accuracy", "macro_f1", "micro_f1", "balanced_accuracy"
+        "loss",
+        "accuracy",
+        "subset_accuracy",
+        "precision",
+        "recall",
+        "macro_f1",
+        "micro_precision",
+        "micro_recall",
+        "micro_f1",
+        "balanced_accuracy",
+        "roc_auc",
     ] = Field(
         "loss",
-        description="What load_best_model_at_end and early_stopping_patience go by; micro_f1 and subset_accuracy (also "
-        "called accuracy) are for task multi_label, balanced_accuracy for single labels.",
+        description="What load_best_model_at_end and early_stopping_patience go by. precision, recall and roc_auc are "
+        "means over labels (roc_auc of the second of two labels, else one against the rest). subset_accuracy (also "
+        "called accuracy) and the micro figures are for task multi_label, balanced_accuracy for single labels; with "
+        "prediction.method list there is no roc_auc.",
     )
     early_stopping_patience: int | None = Field(
         None, ge=1, description="Stop after this many evaluations in a row without a better metric_for_best_model."

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from llmcls.answers import Layout
+from llmcls.answers import Answered, Layout
 from llmcls.engine.packing import TRAINING_PACK_TOKENS, Batch, cut_rows, round_up
 from llmcls.engine.tree import shared_prefix_length
 
@@ -61,10 +61,10 @@ class Collator:
     def empty(self) -> Batch:
         """The smallest pack, of weight zero: keeps a process in step with others that have more packs."""
         batch = self._lay_out([[self.layout.some_token]], [self.layout.some_target])
-        return batch | {"weights": batch["weights"] * 0, "normalizer": batch["normalizer"] * 0}
+        return batch | {name: batch[name] * 0 for name in ("weights", "normalizer", "counted")}
 
-    def predict(self, model: Any, prompts: Sequence[Sequence[int]], batch_size: int) -> torch.Tensor:
-        """What constrained prediction answers, as int64 targets: (rows, *layout.target_shape)."""
+    def predict(self, model: Any, prompts: Sequence[Sequence[int]], batch_size: int) -> Answered:
+        """What constrained prediction answers, with all labels' probabilities where `layout.probable(model)`."""
         return self.layout.predict(model, prompts, pad_token_id=self._pad, batch_size=batch_size)
 
     def _lay_out(self, prompts: Sequence[Sequence[int]], targets: Sequence[Any]) -> Batch:

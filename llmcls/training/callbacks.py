@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from llmcls.console import Reporter
 from llmcls.errors import LlmclsError
@@ -64,6 +65,32 @@ class StoppingCallback(TrainerCallback):  # type: ignore[misc]
         self._waiting = False
 
 
+class RowsRight(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """How many training rows since the last log line were right; a checkpoint keeps the counts of its log line.
+
+    Attributes:
+        right: rows that were right, of all processes.
+        rows: all rows.
+    """
+
+    def __init__(self) -> None:
+        self.right = self.rows = 0.0
+
+    def add(self, right: float, rows: float) -> None:
+        """Count rows."""
+        self.right, self.rows = self.right + right, self.rows + rows
+
+    def take(self) -> float:
+        """The share that was right; then counting begins anew."""
+        share = self.right / self.rows
+        self.right = self.rows = 0.0
+        return share
+
+    def state(self) -> dict[str, Any]:
+        """What `Trainer` writes into a checkpoint, and sets again on every process."""
+        return {"args": {}, "attributes": {"right": self.right, "rows": self.rows}}
+
+
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Shows training through llmcls's reporter instead of tqdm."""
 
@@ -93,7 +120,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             )
             self._reporter.say(f"  {where}: validation loss {logs['eval_loss']:.4f}{found}")
         elif "loss" in logs:
-            self._reporter.say(f"  {where}: loss {float(logs['loss']):.4f}")
+            self._reporter.say(f"  {where}: loss {float(logs['loss']):.4f}, accuracy {logs['accuracy']:.4f}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the bar."""

@@ -8,11 +8,12 @@ What a library refuses becomes one sentence here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from peft import LoraConfig
 from trl import SFTConfig
 
@@ -23,6 +24,7 @@ from llmcls.settings import LoraSettings, Settings
 from llmcls.training.preparation import usable_trackers
 
 if TYPE_CHECKING:
+    from llmcls.answers import Form, Layout
     from llmcls.model.adapter import BaseModelAdapter
 
 
@@ -109,6 +111,30 @@ def _logged_metric(settings: Settings) -> str:
     """The metric to go by, as it is logged: the accuracy of rows with several labels is called subset accuracy."""
     chosen = settings.training.metric_for_best_model
     return "subset_accuracy" if chosen == "accuracy" and settings.form.several else chosen
+
+
+def check_ranking(form: Form, layout: Layout, model: Any, targets: Sequence[Any]) -> None:
+    """Refuse to go by the ROC-AUC where there will be none: better now than after the first epoch.
+
+    Args:
+        form, layout: of the answers.
+        model: what will be trained.
+        targets: the validation rows', at least one.
+
+    Raises:
+        LlmclsError: when the model gives no probabilities, or every row has the same labels.
+    """
+    if not layout.probable(model):
+        raise LlmclsError(
+            "training.metric_for_best_model 'roc_auc' needs every label's probability, which this model gives too "
+            "slowly during training because it cannot be packed; choose 'accuracy' or 'macro_f1'."
+        )
+    anything = np.broadcast_to(0.5, (len(targets), layout.labels))
+    if "roc_auc" not in form.measure(targets, targets, anything):
+        raise LlmclsError(
+            f"training.metric_for_best_model 'roc_auc' is not defined for these {len(targets)} validation rows: they "
+            "all have the same labels; raise data.validation_size, or choose 'loss'."
+        )
 
 
 def make_lora_config(settings: Settings, adapter: BaseModelAdapter) -> LoraConfig:

@@ -139,8 +139,10 @@ def resolve_class_weights(
 ) -> tuple[float, ...] | None:
     """One weight per label; labels not in a mapping get 1, and `balanced` is the form's own formula.
 
+    `inverse` is w_c = (1 / p_c) / sum_d (1 / p_d) with p_c = count_c / n, the share of label c.
+
     Raises:
-        LlmclsError: when the mapping names an unknown label, or a label to balance has no rows.
+        LlmclsError: when the mapping names an unknown label, or a label has no rows to count.
     """
     if isinstance(wanted, dict):
         known = set(labels.names)
@@ -153,6 +155,9 @@ def resolve_class_weights(
     counts = Counter(name for example in train for name in example.names)
     if missing := [name for name in labels.names if not counts[name]]:
         raise LlmclsError(
-            f"training.class_weights 'balanced': label {missing[0]!r} has no training rows; leave it out."
+            f"training.class_weights '{wanted}': label {missing[0]!r} has no training rows; leave it out."
         )
+    if wanted == "inverse":
+        inverse = [len(train) / counts[name] for name in labels.names]
+        return tuple(value / sum(inverse) for value in inverse)
     return form.balance([counts[name] for name in labels.names], len(train))

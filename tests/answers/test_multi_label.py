@@ -134,6 +134,7 @@ def test_the_best_checkpoint_by_what_is_logged(
     log = [json.loads(line) for line in (made.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     found = [entry[f"eval_{logged}"] for entry in log if f"eval_{logged}" in entry]
     assert len(found) == 4 and not any("eval_accuracy" in entry for entry in log)
+    assert {"eval_precision", "eval_recall", "eval_micro_precision", "eval_micro_recall", "eval_roc_auc"} <= {*log[1]}
     assert max(found) > min(found) or logged != "micro_f1"
     held_out = load_training_data(made.settings, str(rows)).validation
     half = make_settings({"prediction": {"threshold": 0.5}}).prediction
@@ -385,7 +386,7 @@ def test_the_probability_is_that_of_exactly_these_labels(
         ({"eval_loss": 1.0, "eval_accuracy": 0.5}, "validation loss 1.0000, accuracy 0.5000"),
         ({"eval_loss": 1.0, "eval_subset_accuracy": 0.25}, "validation loss 1.0000, subset accuracy 0.2500"),
         ({"eval_loss": 1.0}, "validation loss 1.0000"),
-        ({"loss": 2.0}, "loss 2.0000"),
+        ({"loss": 2.0, "accuracy": 0.75}, "loss 2.0000, accuracy 0.7500"),
     ],
 )
 def test_the_line_of_an_evaluation(logs: dict[str, float], said: str) -> None:

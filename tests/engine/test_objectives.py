@@ -16,6 +16,7 @@ from llmcls.engine import (
     padded_loss,
 )
 from llmcls.engine.decoder import evaluating
+from llmcls.engine.objectives import packed_logits, padded_logits, rows_right
 from llmcls.errors import LlmclsError
 
 from .conftest import build
@@ -148,6 +149,42 @@ def test_loss_is_its_formula(objective):
     torch.testing.assert_close(loss, total / divisor, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("objective", [Objective("sft"), Objective("label", class_weights=WEIGHTS)], ids=str)
+def test_rows_are_right_where_every_step_is(objective):
+    """Packed, padded, and by hand from one plain forward a row; labels are chosen so that some rows are right."""
+    assert objective.name == "label" or not any(right_by_hand(Objective("sft"), LABELS))
+    labels = LABELS if objective.name == "sft" else PackedScorer(MODEL, TRIE).score(PROMPTS).predicted.tolist()[:3]
+    labels = [*labels, *LABELS[len(labels) :]]
+    trie = TRIE
+    if objective.name == "sft":  # an answer of what the model says by itself
+        with torch.no_grad(), evaluating(MODEL):
+            said = int(MODEL(torch.tensor([PROMPTS[0]])).logits[0, -1].argmax())
+        trie, labels = LabelTrie([[said], *ANSWERS]), [0, *(label + 1 for label in LABELS[1:])]
+    expected = right_by_hand(objective, labels, trie)
+    assert 0 < sum(expected) < len(PROMPTS)
+    with torch.no_grad(), evaluating(MODEL):
+        packed = packed_batch(PROMPTS, labels, trie, objective)
+        padded = padded_batch(PROMPTS, labels, trie, objective, pad_token_id=0)
+        for logits, batch in ((packed_logits(MODEL, packed), packed), (padded_logits(MODEL, padded), padded)):
+            assert rows_right(logits, batch).tolist() == [sum(expected), len(PROMPTS)]
+            assert rows_right(logits, batch | {"counted": batch["counted"] * 0}).tolist() == [0, 0]
+
+
+def right_by_hand(objective, labels, trie=TRIE):
+    found = []
+    for prompt, label in zip(PROMPTS, labels, strict=True):
+        answer = trie.answers[label]
+        with torch.no_grad(), evaluating(MODEL):
+            logits = MODEL(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 :]
+        right = True
+        for step, token in enumerate(answer):
+            among = {other[step] for other in trie.answers if other[:step] == answer[:step]}
+            best = sorted(among) if objective.name == "label" else list(range(logits.shape[1]))
+            right &= best[int(logits[step][best].argmax())] == token
+        found.append(right)
+    return found
+
+
 def test_label_objective_is_minus_the_predicted_log_probability():
     """Train what you decode."""
     with evaluating(MODEL), torch.no_grad():
@@ -176,6 +213,20 @@ def test_token_normalization_is_the_hugging_face_loss():
     expected = MODEL(ids, attention_mask=mask, labels=labels).loss
     loss = packed_loss(MODEL, packed_batch(PROMPTS, LABELS, TRIE, Objective(normalization="token")))
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "normalization"), [("sft", "example"), ("sft", "token"), ("label", "example")])
+def test_a_factor_of_all_class_weights_cancels(name, normalization):
+    """As in torch's CrossEntropyLoss(weight=...); only with a normaliser from elsewhere it stays."""
+    once, thrice = (Objective(name, normalization, tuple(by * weight for weight in WEIGHTS)) for by in (1, 3))
+    batches = [packed_batch(PROMPTS, LABELS, TRIE, objective) for objective in (once, thrice)]
+    first, second = (gradients(MODEL, packed_loss(MODEL, batch)) for batch in batches)
+    for parameter, gradient in first.items():
+        torch.testing.assert_close(second[parameter], gradient, atol=1e-6, rtol=1e-4)
+    with torch.no_grad():
+        assert float(packed_loss(MODEL, batches[1])) == pytest.approx(float(packed_loss(MODEL, batches[0])), rel=1e-6)
+        whole = [float(packed_loss(MODEL, batch, 1.0)) for batch in batches]
+    assert whole[1] == pytest.approx(3 * whole[0], rel=1e-6)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES[1::4], ids=str)

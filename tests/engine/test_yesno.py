@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from llmcls.engine.objectives import Objective, packed_loss, padded_loss
+from llmcls.engine.objectives import Objective, packed_logits, packed_loss, padded_logits, padded_loss, rows_right
 from llmcls.engine.yesno import (
     PackedYesNoScorer,
     Question,
@@ -130,6 +130,18 @@ def test_the_loss_is_binary_cross_entropy():
     smooth = binary_cross_entropy_with_logits(odds, 0.9 * true + 0.05)
     batch = packed_yes_no_batch(PROMPTS, LABELS, QUESTIONS, Objective("label", label_smoothing=0.1))
     assert packed_loss(MODEL, batch).item() == pytest.approx(smooth.item(), abs=1e-5)
+
+
+def test_a_row_is_right_with_all_its_labels():
+    predicted = ReferenceYesNoScorer(MODEL, QUESTIONS).score(PROMPTS).exp() >= 0.5
+    labels = [row.nonzero()[:, 0].tolist() for row in predicted]
+    labels[1] = [label for label in range(len(QUESTIONS)) if label not in labels[1]]
+    labels[2] = [*labels[2], 0] if 0 not in labels[2] else [label for label in labels[2] if label]
+    packed = packed_yes_no_batch(PROMPTS, labels, QUESTIONS, Objective("label"))
+    padded = padded_yes_no_batch(PROMPTS, labels, QUESTIONS, Objective("label"), pad_token_id=0)
+    with torch.no_grad():
+        for logits, batch in ((packed_logits(MODEL, packed), packed), (padded_logits(MODEL, padded), padded)):
+            assert rows_right(logits, batch).tolist() == [len(PROMPTS) - 2, len(PROMPTS)]
 
 
 def test_where_answers_part():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcls.errors import LlmclsError
-from llmcls.evaluation.files import PREDICTION_COLUMNS, read_metrics, write_metrics, write_predictions
+from llmcls.evaluation.files import LATER, PREDICTION_COLUMNS, read_metrics, write_metrics, write_predictions
 from llmcls.evaluation.metrics import compute_report
 from llmcls.labels import LabelSet
 from llmcls.records import Example, Prediction
@@ -59,6 +59,20 @@ def test_metrics_file_is_strict_sorted_json_with_null_for_undefined(tmp_path):
     first = path.read_bytes()
     write_metrics(read_metrics(path), path)
     assert path.read_bytes() == first
+
+
+def test_a_file_of_an_older_version_lacks_averages(tmp_path):
+    path = tmp_path / "metrics.json"
+    report = make_report()
+    write_metrics(report, path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({key: content[key] for key in content.keys() - LATER}), encoding="utf-8")
+    older = read_metrics(path)
+    assert older == dataclasses.replace(report, **dict.fromkeys(LATER)) and older.macro_precision is None
+    del content["macro_f1"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(LlmclsError, match="'macro_f1'"):
+        read_metrics(path)
 
 
 def test_nan_and_infinity_become_null(tmp_path):

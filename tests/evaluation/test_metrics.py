@@ -70,6 +70,8 @@ def test_hand_computed_case():
     assert (a.precision, a.recall, a.f1, a.support, a.predicted) == (1, 0.5, pytest.approx(2 / 3), 2, 1)
     assert (b.precision, b.recall, b.f1, b.support, b.predicted) == (pytest.approx(1 / 3), 1, 0.5, 1, 3)
     assert report.macro_f1 == pytest.approx((0 + 2 / 3 + 1 / 2) / 3)
+    assert (report.macro_precision, report.macro_recall) == pytest.approx(((0 + 1 + 1 / 3) / 3, (0 + 1 / 2 + 1) / 3))
+    assert (report.weighted_precision, report.weighted_recall) == pytest.approx(((0 + 2 + 1 / 3) / 4, 0.5))
     assert report.weighted_f1 == pytest.approx((0 + 2 * 2 / 3 + 1 / 2) / 4)
     assert report.confusion == ((0, 0, 1), (0, 1, 1), (0, 0, 1))
     assert report.never_occurred == ()
@@ -132,6 +134,10 @@ def test_figures_equal_those_of_sklearn(evaluation):
     assert report.accuracy == pytest.approx(sk.accuracy_score(true, predicted))
     assert report.macro_f1 == pytest.approx(sk.f1_score(true, predicted, average="macro", zero_division=0))
     assert report.weighted_f1 == pytest.approx(sk.f1_score(true, predicted, average="weighted", zero_division=0))
+    theirs = sk.classification_report(true, predicted, output_dict=True, zero_division=0)
+    for average in ("macro", "weighted"):
+        for figure, name in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+            assert getattr(report, f"{average}_{figure}") == pytest.approx(theirs[f"{average} avg"][name])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert report.balanced_accuracy == pytest.approx(sk.balanced_accuracy_score(true, predicted))

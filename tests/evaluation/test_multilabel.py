@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from sklearn import metrics
 
 from llmcls.errors import LlmclsError
 from llmcls.evaluation.baseline import evaluate_multilabel_baseline
-from llmcls.evaluation.files import read_metrics, write_metrics
+from llmcls.evaluation.files import LATER, read_metrics, write_metrics
 from llmcls.evaluation.multilabel import MultiLabelReport, compute_multilabel_report, indicator_matrix
 from llmcls.evaluation.tables import class_table, comparison_table, summary_table
 from llmcls.evaluation.thresholds import Thresholds
@@ -44,6 +46,10 @@ def test_figures(drawn: list[tuple[list[int], list[float]]]) -> None:
     expected = metrics.f1_score(t, y, average=None, zero_division=0)[known].mean() if known else 0.0
     assert report.macro_f1 == pytest.approx(expected)
     assert report.weighted_f1 == pytest.approx(metrics.f1_score(t, y, average="weighted", zero_division=0))
+    theirs = metrics.classification_report(t, y, labels=known, output_dict=True, zero_division=0) if known else {}
+    for average in ("micro", "macro", "weighted") if known else ():
+        for figure, name in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+            assert (getattr(report, f"{average}_{figure}") or 0) == pytest.approx(theirs[f"{average} avg"][name])
     assert report.subset_accuracy == pytest.approx(metrics.accuracy_score(t, y))
     assert report.hamming_loss == pytest.approx(metrics.hamming_loss(t, y))
     assert report.log_loss == pytest.approx(-np.log(np.where(t == 1, p, 1 - p)).mean())
@@ -68,8 +74,12 @@ def report() -> MultiLabelReport:
 
 
 def test_files(report: MultiLabelReport, tmp_path: Path) -> None:
-    write_metrics(report, tmp_path / "metrics.json")
-    assert read_metrics(tmp_path / "metrics.json") == report
+    path = tmp_path / "metrics.json"
+    write_metrics(report, path)
+    assert read_metrics(path) == report
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({key: content[key] for key in content.keys() - LATER}), encoding="utf-8")
+    assert read_metrics(path) == replace(report, **dict.fromkeys(LATER))
 
 
 def test_tables(report: MultiLabelReport) -> None:

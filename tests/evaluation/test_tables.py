@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import pytest
@@ -5,6 +6,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from llmcls.errors import LlmclsError
+from llmcls.evaluation.files import LATER
 from llmcls.evaluation.metrics import compute_report
 from llmcls.evaluation.tables import class_table, comparison_table, confusion_table, summary_table
 from llmcls.labels import LabelSet
@@ -67,6 +69,11 @@ def test_class_table():
     text = render(class_table(report))
     assert line_with(text, " a ") == ["a", "1.000", "0.500", "0.667", "2"]
     assert line_with(text, "gone") == ["gone", "–", "–", "–", "0"]
+    assert line_with(text, "macro average") == ["macro", "average", "0.750", "0.750", "0.667", "3"]
+    assert line_with(text, "weighted average") == ["weighted", "average", "0.833", "0.667", "0.667", "3"]
+    older = dataclasses.replace(report, **dict.fromkeys(LATER))
+    assert "average" not in render(class_table(older)) and "macro precision" not in render(summary_table(older))
+    assert line_with(render(comparison_table(older, report)), "macro precision")[2::2] == ["–", "–"]
 
 
 def test_class_table_of_very_many_labels_shows_the_worst():

@@ -51,6 +51,11 @@ class Place:
         entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
         return [entry.get("loss", entry.get("eval_loss")) for entry in entries if "train_loss" not in entry]
 
+    def logged(self, run: Path, *names: str) -> list[float]:
+        """These figures in order, from a finished run."""
+        entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        return [entry[name] for entry in entries for name in names if name in entry]
+
     def probabilities(self, run: Path) -> list[float]:
         """What the saved run, loaded anew, thinks of some rows: all labels' probabilities."""
         from llmcls import Classifier

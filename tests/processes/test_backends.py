@@ -97,6 +97,8 @@ def test_two_processes_learn_what_one_learns(
     expected, losses = place.losses(one), place.losses(out)
     assert len(losses) == len(expected) == 8 + 2
     assert losses == pytest.approx(expected, abs=tolerance)
+    shares, wanted = (place.logged(run, "accuracy", "eval_accuracy", "eval_roc_auc") for run in (out, one))
+    assert len(wanted) == 8 + 2 + 2 and shares == pytest.approx(wanted, abs=0.15 if tolerance > 1e-3 else 1e-6)
     assert not math.isclose(expected[0], expected[7], abs_tol=0.1), "a run that learns nothing shows nothing"
     assert place.probabilities(out) == pytest.approx(place.probabilities(one), abs=2 * tolerance)
     assert Run.open(out).card["training"]["processes"] == 2

@@ -12,15 +12,18 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from llmcls.answers import form_named
 from llmcls.engine.decoder import evaluating
+from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import choose_formats
 from llmcls.model.loading import load_model
 from llmcls.records import Example
 from llmcls.runs.assembly import assemble
-from llmcls.settings import Settings
+from llmcls.settings import Settings, make_settings
 from llmcls.training.batches import RowOrder
 from llmcls.training.configuration import make_lora_config
+from llmcls.training.preparation import resolve_class_weights
 
 WHOLE = {"training.per_device_train_batch_size": 32, "training.max_steps": 1}
 LONG = {"text": "a very long message " * 500, "label": "billing"}
@@ -188,3 +191,29 @@ def test_nano_learns_through_4_bit_weights(fit: Callable[..., Any]) -> None:
     changes = {"model.base_model": "nano", "training.max_steps": 12, "training.learning_rate": 2e-3}
     losses = fit(changes, {"train": rows, "validation": rows[:2]}).losses
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_inverse_class_weights_are_balanced_ones_by_a_factor() -> None:
+    labels, counts = LabelSet.from_names(["a", "b", "c"]), {"a": 5, "b": 3, "c": 2}
+    examples = [Example("text", name) for name, count in counts.items() for _ in range(count)]
+    form = form_named("single_label")
+    inverse = resolve_class_weights("inverse", labels, examples, form)
+    balanced = resolve_class_weights("balanced", labels, examples, form)
+    assert inverse is not None and balanced is not None
+    shares = [count / 10 for count in counts.values()]
+    assert inverse == pytest.approx([1 / share / sum(1 / other for other in shares) for share in shares])
+    assert sum(inverse) == pytest.approx(1)
+    factor = 10 / 3 * sum(1 / count for count in counts.values())
+    assert balanced == pytest.approx([factor * weight for weight in inverse])
+    with pytest.raises(LlmclsError, match=r"class_weights 'inverse': label 'c' has no training rows"):
+        resolve_class_weights("inverse", labels, examples[:8], form)
+
+
+@pytest.mark.parametrize("method", ["auto", "list"])
+def test_inverse_class_weights_are_for_single_labels(method: str) -> None:
+    given = {"task": "multi_label", "prediction": {"method": method}, "training": {"class_weights": "inverse"}}
+    with pytest.raises(LlmclsError, match=r"training\.class_weights"):
+        make_settings(given)
+    assert make_settings({"training": {"class_weights": "inverse"}}).training.class_weights == "inverse"
+    mapping = {"task": "multi_label", "training": {"class_weights": {"inverse": 2.0}}}
+    assert make_settings(mapping).training.class_weights == {"inverse": 2.0}

@@ -8,12 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from llmcls import Classifier, LlmclsError
 from llmcls.evaluation.metrics import label_metrics
+from llmcls.evaluation.multilabel import multilabel_metrics
 from llmcls.processes.stopping import StoppedError
 from llmcls.settings import make_settings
 from llmcls.training import trainer as trainer_module
@@ -37,10 +46,39 @@ def test_figures_are_scikit_learns() -> None:
     assert label_metrics(true, predicted) == pytest.approx(
         {
             "accuracy": accuracy_score(true, predicted),
+            "precision": precision_score(true, predicted, average="macro", zero_division=0),
+            "recall": recall_score(true, predicted, average="macro", zero_division=0),
             "macro_f1": f1_score(true, predicted, average="macro"),
             "balanced_accuracy": balanced_accuracy_score([0, 0, 0, 1, 1, 3], [0, 0, 0, 1, 0, 3]) - 1 / 9,
         }
     )
+
+
+@pytest.mark.filterwarnings("error")
+def test_roc_auc_is_scikit_learns_over_the_labels_that_occur() -> None:
+    p = np.random.default_rng(0).dirichlet(np.ones(4), 8)
+    true = [0, 1, 2, 3, 0, 1, 2, 3]
+    assert label_metrics(true, true, p)["roc_auc"] == pytest.approx(roc_auc_score(true, p, multi_class="ovr"))
+    two = [0, 1, 1, 1, 0, 1, 0, 1]
+    pair = p[:, :2] / p[:, :2].sum(1, keepdims=True)
+    assert label_metrics(two, two, pair)["roc_auc"] == roc_auc_score(two, pair[:, 1])
+    of_two = [roc_auc_score([label == one for label in two], p[:, one]) for one in (0, 1)]
+    assert label_metrics(two, two, p)["roc_auc"] == pytest.approx(sum(of_two) / 2)
+    assert "roc_auc" not in label_metrics([1, 1], [0, 1], p[:2]) | label_metrics([1], [1], pair[:1])
+
+
+@pytest.mark.filterwarnings("error")
+def test_figures_of_several_labels_are_scikit_learns() -> None:
+    true, predicted = np.array([[1, 0, 0, 1], [0, 0, 0, 1], [1, 1, 0, 1]]), np.array([[1, 1, 0, 0]] * 3)
+    p = np.array([[0.9, 0.2, 0.1, 0.3], [0.2, 0.1, 0.2, 0.4], [0.1, 0.3, 0.9, 0.1]])
+    known, figures = [0, 1, 3], multilabel_metrics(true.tolist(), predicted.tolist(), p)
+    for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
+        macro = score(true[:, known], predicted[:, known], average="macro", zero_division=0)
+        assert figures[f"macro_{name}" if name == "f1" else name] == pytest.approx(macro)
+        assert figures[f"micro_{name}"] == pytest.approx(score(true, predicted, average="micro"))
+    assert figures["roc_auc"] == roc_auc_score(true[:, :2], p[:, :2])
+    nothing = multilabel_metrics([[0, 1]] * 2, [[0, 0]] * 2, [[0.1, 0.2]] * 2)
+    assert "roc_auc" not in nothing and nothing["micro_f1"] == nothing["precision"] == 0
 
 
 @pytest.mark.slow
@@ -52,8 +90,10 @@ def test_validation_figures_are_those_of_the_saved_model(
     trained = fit({**changes, "training.packing": packing})
     names = trained.run.labels.names
     true = [row["label"] for row in rows[::3]]
-    predicted = Classifier.load(trained.run).predict([row["text"] for row in rows[::3]])
-    expected = label_metrics([names.index(label) for label in true], [names.index(label) for label in predicted])
+    classifier, texts = Classifier.load(trained.run), [row["text"] for row in rows[::3]]
+    predicted, p = classifier.predict(texts), classifier.predict_proba(texts)
+    expected = label_metrics([names.index(label) for label in true], [names.index(label) for label in predicted], p)
+    assert "roc_auc" in expected
     for name, value in expected.items():
         assert evaluations(trained, f"eval_{name}") == [pytest.approx(value)]
 
@@ -151,6 +191,7 @@ def test_impossible_choices_are_refused() -> None:
     for training, words in (
         ({"early_stopping_patience": 2, "eval_strategy": "no"}, "early_stopping_patience needs eval_strategy"),
         ({"metric_for_best_model": "accuracy"}, "nothing goes by it"),
+        ({"metric_for_best_model": "roc_auc"}, "nothing goes by it"),
         ({"metric_for_best_model": "acuracy", "load_best_model_at_end": True}, "metric_for_best_model"),
     ):
         with pytest.raises(LlmclsError, match=words):
@@ -165,6 +206,68 @@ def test_what_goes_by_validation_rows_needs_some(
     changes = {**EVERY_STEP, "training.load_best_model_at_end": False, f"training.{name}": 1}
     with pytest.raises(LlmclsError, match=rf"training\.{name} goes by the validation split, which has no rows"):
         fit({**changes, "data.validation_size": 0}, {"train": rows})
+
+
+@pytest.mark.slow
+def test_a_ranking_that_is_not_defined_is_refused_at_once(fit: Callable[..., Any], rows: list[dict[str, str]]) -> None:
+    changes = {"training.eval_strategy": "epoch", "training.early_stopping_patience": 1}
+    changes |= {"training.metric_for_best_model": "roc_auc", "training.max_steps": 1}
+    with pytest.raises(LlmclsError, match=r"'roc_auc' is not defined for these 2 validation rows: they all have"):
+        fit(changes, {"train": rows, "validation": rows[:2]})
+    listed = {"task": "multi_label", "prediction.method": "list", "model.quantization": "none"}
+    with pytest.raises(LlmclsError, match=r"'roc_auc' does not go with prediction\.method 'list', .*'micro_f1'"):
+        fit({**changes, **listed})
+
+
+@pytest.mark.slow
+def test_training_accuracy_is_the_models_own(fit: Callable[..., Any], rows: list[dict[str, str]]) -> None:
+    """In steps that change nothing it is what the model says of the rows, however they are cut."""
+    still = {"training.learning_rate": 1e-20, "training.num_train_epochs": 1, "training.logging_steps": 3}
+    still |= {"training.per_device_train_batch_size": 2, "training.gradient_accumulation_steps": 2}
+    data = {"train": rows[3:13], "validation": rows[:3]}  # 10 rows: steps of 4, 4 and 2
+    right = []
+    for packing in (True, False):
+        trained = fit({**still, "training.packing": packing}, data)
+        entries = [(entry["step"], entry["accuracy"]) for entry in trained.log if "loss" in entry]
+        assert [step for step, _ in entries] == [1, 3]
+        right.append(sum(share * count for (_, share), count in zip(entries, (4, 6), strict=True)))
+    classifier = Classifier.load(trained.run)
+    said = classifier.predict([row["text"] for row in data["train"]])
+    expected = sum(one == row["label"] for one, row in zip(said, data["train"], strict=True))
+    assert right == pytest.approx([expected, expected]) and 0 < expected < 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["sft", "head"])
+def test_training_accuracy_rises_with_every_objective(
+    fit: Callable[..., Any], rows: list[dict[str, str]], objective: str
+) -> None:
+    few = [{"text": row["text"], "label": label} for row, label in zip(rows[5:8], "xyy", strict=True)]
+    changes = {"training.max_steps": 30, "training.learning_rate": 0.01, "training.objective": objective}
+    changes |= {"training.tuning": "full", "model.quantization": "none"}
+    trained = fit(changes, {"train": few, "validation": few})
+    shares = [entry["accuracy"] for entry in trained.log if "loss" in entry]
+    assert shares[-1] > shares[0] and {round(3 * share, 6) for share in shares} <= {0, 1, 2, 3}
+
+
+@pytest.mark.slow
+def test_training_accuracy_survives_an_interruption(fit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"training.max_steps": 9, "training.logging_steps": 4, "training.per_device_train_batch_size": 3}
+    whole = fit(changes, name="whole")
+    seal = trainer_module.seal_checkpoint
+
+    def seal_and_stop(checkpoint: Path) -> None:
+        seal(checkpoint)
+        if checkpoint.name == "checkpoint-2":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "seal_checkpoint", seal_and_stop)
+        with pytest.raises(StoppedError, match="Stopped at step 3 of 9"):
+            fit({**changes, "training.save_strategy": "steps", "training.save_steps": 2})
+    resumed = fit({**changes, "training.save_strategy": "steps", "training.save_steps": 2})
+    found = [[(e["step"], e["accuracy"]) for e in trained.log if "loss" in e] for trained in (whole, resumed)]
+    assert found[0] == found[1] and [step for step, _ in found[0]] == [1, 4, 8]
 
 
 @pytest.mark.slow
