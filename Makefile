@@ -18,7 +18,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: export HF_HUB_OFFLINE = 1
-quickstart: $(VENV)/installed ## Install, train on the demo data, show before against after, predict unseen texts
+quickstart: $(VENV)/usable ## Install, train on the demo data, show before against after, predict unseen texts
 	@rm -rf $(RUN) $(RUN).unfinished
 	$(BIN)/llmcls train --config examples/quickstart.yaml --output-dir $(RUN)
 	$(BIN)/llmcls evaluate --run $(RUN) --before --baseline
@@ -46,16 +46,21 @@ clean: ## Remove the virtual environment, caches and build products; runs/ is ke
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .grimp_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# The stamp is newer than everything that decides what is installed: a second call has nothing to do.
-$(VENV)/installed: pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
+# A stamp is newer than everything that decides what is installed: a second call has nothing to do.
+$(VENV)/usable: pyproject.toml constraints.txt plugins/llmcls-nano/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "llmcls needs Python 3.11 or newer, and '$(PYTHON)' is not one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 		echo "'$(PYTHON)' lacks the venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo 'Creating $(VENV) ...'; $(PYTHON) -m venv $(VENV); }
-	@echo 'Installing llmcls and its plugins into $(VENV): a first time takes minutes, and 2 GB (more where torch brings CUDA) ...'
+	@echo 'Installing llmcls and nano into $(VENV): a first time takes minutes, and 2 GB (more where torch brings CUDA) ...'
 	@# Build tools first: the editable installs then need no build environments of their own, and stay pinned.
 	@set -o pipefail; $(PIP) pip hatchling editables | $(PROGRESS)
+	@set -o pipefail; $(PIP) --no-build-isolation -e . -e ./plugins/llmcls-nano | $(PROGRESS)
+	@touch $@
+
+# What the checks need besides: every plugin, and what pyproject.toml calls dev.
+$(VENV)/installed: $(VENV)/usable $(addsuffix /pyproject.toml,$(PLUGINS))
 	@set -o pipefail; $(PIP) --no-build-isolation $(EDITABLE) --group dev | $(PROGRESS)
 	@touch $@
 
