@@ -38,6 +38,7 @@ def list_(root: str, as_json: bool) -> None:
             "base_model": card["base_model"]["name"],
             "data": card["data"]["source"],
             "labels": len(card["labels"]),
+            "cost": card.get("cost"),  # runs of older versions have none
             **_accuracy(path),
         }
         for path, card in found
@@ -48,7 +49,7 @@ def list_(root: str, as_json: bool) -> None:
     if not entries:
         click.echo(f"No runs below '{root}'. Train one with: llmcls train --data demo:")
         return
-    shown = table("", "run", "created", "base model", "data", "labels", "accuracy")
+    shown = table("", "run", "created", "base model", "data", "labels", "seconds", "accuracy")
     for entry in entries:
         accuracy = "–" if entry["accuracy"] is None else f"{entry['accuracy']:.3f} {entry['split']}"
         shown.add_row(
@@ -57,9 +58,11 @@ def list_(root: str, as_json: bool) -> None:
             Text(entry["base_model"]),
             Text(entry["data"] or "from Python"),
             str(entry["labels"]),
+            f"{entry['cost']['seconds']:,.0f}" if entry["cost"] else "–",
             accuracy,
         )
     show(shown)
+    click.echo("seconds: of training, over resumes; `llmcls runs show RUN` has FLOPs, hardware and memory.")
     click.echo("accuracy: on the test split, else on validation, once `llmcls evaluate --run RUN` has measured it; of")
     click.echo("all labels of a row together where it may have several.")
 

@@ -6,7 +6,9 @@ formats.dtype, formats.mixed_precision, formats.describe()
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -39,10 +41,41 @@ class Formats:
 
     def describe(self) -> str:
         """One line for the user."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        name = device_name(self.device)
         stored = {"none": "unquantised", "4bit": "4-bit", "8bit": "8-bit"}[self.quantization]
         autocast = "no autocast" if self.mixed_precision == "no" else f"{self.mixed_precision} autocast"
         return f"{name}, {stored} base weights, {str(self.dtype).removeprefix('torch.')}, {autocast}"
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes that tensors of this process have had on the device; None where torch does not tell."""
+    tell = getattr(getattr(torch, device.type, None), "max_memory_allocated", None)
+    return None if device.type == "cpu" or tell is None else int(tell(device))
+
+
+def device_name(device: torch.device) -> str:
+    """The device as its maker calls it; 'CPU' for a CPU."""
+    if device.type == "cpu":
+        return "CPU"
+    tell = getattr(getattr(torch, device.type, None), "get_device_name", None)
+    return device.type.upper() if tell is None else str(tell(device))
+
+
+def hardware_name(device: torch.device, processes: int) -> str:
+    """What a training ran on, for its card: `2 x NVIDIA H100`, or the CPU with its threads."""
+    if device.type != "cpu":
+        return f"{processes} x {device_name(device)}"
+    threads = torch.get_num_threads()
+    each = f"{threads} thread{'s' * (threads > 1)}"
+    return f"{_cpu_name()}, {each}" + (f" in each of {processes} processes" if processes > 1 else "")
+
+
+def _cpu_name() -> str:
+    """Linux tells only the architecture by `platform`."""
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text(encoding="utf-8", errors="replace").splitlines() if listed.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine() or "CPU"
 
 
 def choose_device() -> torch.device:

@@ -68,7 +68,7 @@ def describe(
     assembly: Assembly,
     metrics: dict[str, float],
     truncated: int,
-    peak: int | None,
+    cost: dict[str, Any],
 ) -> dict[str, Any]:
     """The card of a run, but for its seal.
 
@@ -78,7 +78,7 @@ def describe(
         assembly: base model and encoder.
         metrics: of the training, as transformers gives them.
         truncated: training texts that were cut.
-        peak: bytes of GPU memory allocated at most, or None on a CPU.
+        cost: see `llmcls.training.cost.describe_cost`.
     """
     encoder, base = assembly.encoder, assembly.base
     return {
@@ -102,7 +102,11 @@ def describe(
             "truncated": truncated,
         },
         "seed": settings.seed,
-        "training": {**metrics, "peak_gpu_memory_bytes": peak},
+        "training": {
+            **metrics,
+            "peak_gpu_memory_bytes": cost["peak_memory_bytes"] if cost["memory"] == "device" else None,
+        },
+        "cost": cost,
         "plugins": {info.name: f"{info.distribution} {info.version}" for info in describe_plugins(load_plugins())},
         "versions": {
             "python": platform.python_version(),

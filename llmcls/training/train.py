@@ -340,18 +340,19 @@ def _keep(
     metrics: dict[str, float],
 ) -> None:
     """Decide on held-out rows what the form decides, and write weights, tokenizer, log and card."""
-    import torch
+    from llmcls.training.cost import cost_line, describe_cost
 
     settings, world, folder = job.settings, loaded.world, loaded.folder
+    cost = describe_cost(trainer, material.formats)
     decision = _decide(trainer, prepared, job.reporter)
     with explaining_writes(folder):
         save_weights(trainer, folder / ("model" if settings.training.tuning == "full" else "adapter"))
         if world.is_main:
-            peak = torch.cuda.max_memory_allocated() if material.formats.device.type == "cuda" else None
-            card = describe(settings, material.splits, prepared.assembly, metrics, prepared.truncated, peak)
+            card = describe(settings, material.splits, prepared.assembly, metrics, prepared.truncated, cost)
             write_bad_rows(folder, material.splits.bad_rows)
             card["training"] |= {"backend": world.backend, "processes": world.size}
             write_run(folder, trainer, prepared.assembly, settings, card | {"decision": decision})
+            job.reporter.say(cost_line(cost))
 
 
 def _decide(trainer: LabelTrainer, prepared: _Prepared, reporter: Reporter) -> Decision | None:

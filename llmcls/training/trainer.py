@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from llmcls.training.batches import Collator, RowOrder, make_dataset
 from llmcls.training.callbacks import HealthCallback, ProgressCallback, RowsRight, StoppingCallback
 from llmcls.training.checkpoints import remove_old, seal_checkpoint, writing_checkpoint
 from llmcls.training.configuration import check_ranking, clear_target_errors, make_lora_config, refusing
+from llmcls.training.cost import CostCallback, count_weights
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -160,8 +162,12 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         return None, None, None
 
     def floating_point_ops(self, inputs: list[Batch]) -> int:
-        """As transformers counts them, over all packs."""
-        return sum(super(LabelTrainer, self).floating_point_ops(pack) for pack in inputs)
+        """As transformers counts them, over all packs: 6 for every weight and token that is computed."""
+        return 6 * self._weights * sum(pack["input_ids"].numel() for pack in inputs)
+
+    @cached_property
+    def _weights(self) -> int:
+        return count_weights(self.model)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As TRL's, with the weights left as they are: bitsandbytes would repack them on some CPUs (`evaluating`)."""
@@ -338,6 +344,7 @@ def make_trainer(
     trainer.add_callback(StoppingCallback(trainer))
     trainer.add_callback(HealthCallback(trainer))
     trainer.add_callback(RowsRight())
+    trainer.add_callback(CostCallback())
     patience = settings.training.early_stopping_patience
     if patience is not None:
         trainer.add_callback(EarlyStoppingCallback(patience, settings.training.early_stopping_threshold))
