@@ -352,14 +352,16 @@ class Classifier:
 
         It is this one with its LoRA weights switched off inside the block. Where all weights or biases (`lora.bias`)
         were trained, which cannot be switched off, the base model is loaded beside them.
-        A classification head is as random as it was when training began.
+        A classification head is as it was when training began: random, or the base model's own.
 
         Args:
             base_model: where the base model is now, if not where it was.
 
         Raises:
-            LlmclsError: when the base model is needed, and gone or another one.
+            LlmclsError: when the base model is needed, and gone or another one; when it was another run.
         """
+        if self.run is not None:
+            self.run.require_base_before()
         if self.run is None:
             yield self
         elif self.run.whole or self.run.settings.lora.bias != "none":

@@ -54,15 +54,27 @@ class Assembly:
         return self.encoder.tokenizer
 
 
-def assemble(settings: Settings, labels: LabelSet, train: Sequence[Example] = ()) -> Assembly:
+def assemble(
+    settings: Settings, labels: LabelSet, train: Sequence[Example] = (), *, start: Run | None = None
+) -> Assembly:
     """Find and load all that turns examples into tokens, for a base model that is not trained yet.
+
+    Args:
+        settings: as resolved.
+        labels: the label set.
+        train: the rows to draw solved examples from.
+        start: the run that training goes on from: its tokenizer is taken, and its base model must be the same.
 
     Raises:
         LlmclsError: for an unknown base model or template, or shots wanted without training examples.
     """
     template = find_template(settings.prompt.template)
-    base = find_base_model(settings.model)
-    tokenizer = load_tokenizer(base)
+    if start is None:
+        base = find_base_model(settings.model)
+        tokenizer = load_tokenizer(base)
+    else:
+        base = find_base_model(settings.model) if start.whole else find_trained_base(settings.model, start)
+        tokenizer = load_saved_tokenizer(start.tokenizer_path)
     shots = Shots()
     if template.uses("shots"):
         if settings.form.several:
@@ -211,6 +223,11 @@ def _put_together(
     shots: Shots,
 ) -> Assembly:
     form, has_head, prompt = form_of(settings), settings.training.objective == "head", settings.prompt
+    if base.head_labels is not None and not has_head:
+        raise LlmclsError(
+            f"'{base.name}' is a classifier: it has a head for {len(base.head_labels)} labels in place of the output "
+            "layer that writes; train it with training.objective=head, or give its causal LM."
+        )
     encoder = Encoder(
         tokenizer,
         base.adapter.frame(tokenizer),
