@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcls.answers import Form, Predictor, Wanted
+from llmcls.answers.form import Decision
 from llmcls.console import Reporter
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
@@ -24,7 +25,7 @@ from llmcls.processes.world import ALONE, World
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.template import PROBES
 from llmcls.records import Example, Prediction
-from llmcls.runs.assembly import Assembly, assemble, assemble_run, find_trained_base
+from llmcls.runs.assembly import Assembly, assemble, assemble_run, choose_labels, find_trained_base, relabel
 from llmcls.runs.run import Run
 from llmcls.settings import PredictionSettings, Settings, make_settings
 
@@ -57,6 +58,7 @@ class Classifier:
     _model: Any
     _predictor: Predictor
     world: World = ALONE
+    _decision: Decision | None = None
 
     @classmethod
     def load(
@@ -91,7 +93,8 @@ class Classifier:
                 # PEFT asks for an attribute by a name that transformers calls deprecated.
                 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
                 model = PeftModel.from_pretrained(model, run.lora_path)
-        return cls._make(assembly, formats, model, prediction or assembly.settings.prediction, run)
+        how = prediction or assembly.settings.prediction
+        return cls._make(assembly, formats, model, how, run, run.decision)
 
     @classmethod
     def zero_shot(
@@ -132,12 +135,18 @@ class Classifier:
 
     @classmethod
     def _make(
-        cls, assembly: Assembly, formats: Formats, model: Any, how: PredictionSettings, run: Run | None
+        cls,
+        assembly: Assembly,
+        formats: Formats,
+        model: Any,
+        how: PredictionSettings,
+        run: Run | None,
+        decision: Decision | None = None,
     ) -> Classifier:
         model.eval()
-        separator, decision = assembly.settings.data.label_separator, run.decision if run else None
+        separator = assembly.settings.data.label_separator
         predictor = assembly.form.predict(model, assembly.encoder, how, formats, decision, separator)
-        return cls(assembly, formats, how, run, model, predictor)
+        return cls(assembly, formats, how, run, model, predictor, _decision=decision)
 
     def __repr__(self) -> str:
         what = f"of {self.run!r}" if self.run else f"{self.base.name}, zero-shot, {len(self.labels)} labels"
@@ -173,9 +182,40 @@ class Classifier:
         """From which probability on each label is predicted, where all are asked about with yes or no; else None."""
         return self._predictor.thresholds
 
+    @property
+    def added_labels(self) -> tuple[str, ...]:
+        """Labels that its run was not trained with (`with_labels`); none for a base model as it is."""
+        return tuple(name for name in self.classes_ if self.run and name not in self.run.labels.names)
+
+    @property
+    def removed_labels(self) -> tuple[str, ...]:
+        """Labels that its run was trained with and that are no answers here (`with_labels`)."""
+        own = set(self.classes_)
+        return tuple(name for name in self.run.labels.names if name not in own) if self.run else ()
+
+    def with_labels(self, labels: Sequence[str] | LabelSet) -> Classifier:
+        """The same model with other labels, without training: some added, removed or renamed.
+
+            wider = Classifier.load("runs/tickets").with_labels(["billing", "delivery", "complaint"])
+            wider.predict(["I am not amused"]), wider.added_labels           # (['complaint'], ('complaint',))
+
+        Prompt, answers and probabilities follow. A label given by name that is known keeps its description, aliases,
+        code and threshold; of a `LabelSet`, descriptions and aliases are taken as they are. Solved examples of labels
+        that are gone are not shown any more. The weights are shared, and this classifier stays as it is.
+
+        Raises:
+            LlmclsError: for a classification head, labels that are no label set or cannot be spelled, one that is
+                `prediction.no_answer`, and a template with solved examples of which none is left.
+        """
+        chosen = choose_labels(self.labels, labels, head=self.encoder.head)
+        assembly = relabel(self.assembly, chosen)
+        decision = self.form.carry_over(self._decision, self.labels, assembly.encoder.labels)
+        made = self._make(assembly, self.formats, self._model, self.prediction, self.run, decision)
+        return replace(made, world=self.world)
+
     def untuned(self) -> Classifier:
         """The same, without what was decided on held-out rows for the trained model, such as thresholds."""
-        return replace(self, _predictor=self._predictor.untuned())
+        return replace(self, _predictor=self._predictor.untuned(), _decision=None)
 
     @property
     def tie_tolerance(self) -> float:
@@ -312,14 +352,16 @@ class Classifier:
 
         It is this one with its LoRA weights switched off inside the block. Where all weights or biases (`lora.bias`)
         were trained, which cannot be switched off, the base model is loaded beside them.
-        A classification head is as random as it was when training began.
+        A classification head is as it was when training began: random, or the base model's own.
 
         Args:
             base_model: where the base model is now, if not where it was.
 
         Raises:
-            LlmclsError: when the base model is needed, and gone or another one.
+            LlmclsError: when the base model is needed, and gone or another one; when it was another run.
         """
+        if self.run is not None:
+            self.run.require_base_before()
         if self.run is None:
             yield self
         elif self.run.whole or self.run.settings.lora.bias != "none":

@@ -28,6 +28,12 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> str:
     return f"Unknown {kind} '{name}'.{hint} Available: {', '.join(choices) or 'none'}."
 
 
+def shorten(names: Sequence[str], shown: int = 10) -> str:
+    """Names in quotes, the first ones where there are many: `'a', 'b' and 998 more`."""
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(map(repr, names[:shown])) + rest
+
+
 def several(problems: Sequence[str], heading: str, shown: int = 20) -> str:
     """Join many problems under one heading, so that all of them are reported at once."""
     if len(problems) == 1:

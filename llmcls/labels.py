@@ -104,6 +104,25 @@ class LabelSet(Sequence[Label]):
         """The same labels, answered with these codes, one per label."""
         return LabelSet(replace(label, code=code) for label, code in zip(self._labels, codes, strict=True))
 
+    def with_names(self, names: Sequence[str]) -> LabelSet:
+        """Labels of these names, in this order: one that is known keeps its description, aliases and code.
+
+        An alias that is one of the names is a label of its own, and no alias any more.
+
+        Raises:
+            LlmclsError: for names that are not strings, or no label set.
+        """
+        if isinstance(names, str):
+            raise LlmclsError(f"Give a list of labels, not one string: [{names!r}, ...].")
+        names = list(names)
+        if strange := [name for name in names if not isinstance(name, str)]:
+            raise LlmclsError(f"Label {strange[0]!r} is a {type(strange[0]).__name__}; labels must be strings.")
+        known, own = {label.name: label for label in self._labels}, set(names)
+        kept = (known.get(name, Label(name)) for name in names)
+        return LabelSet(
+            replace(label, aliases=tuple(alias for alias in label.aliases if alias not in own)) for label in kept
+        )
+
     @property
     def names(self) -> tuple[str, ...]:
         """The label names, in order."""

@@ -222,6 +222,10 @@ class Form(Protocol):
         """
         ...
 
+    def carry_over(self, decision: Decision | None, before: LabelSet, after: LabelSet) -> Decision | None:
+        """What was decided for the labels before, for those after; labels that are new have the usual decision."""
+        ...
+
     def predict(
         self,
         model: Any,
@@ -277,6 +281,10 @@ class Undecided:
     def decide(self, model: Any, encoder: Encoder, rows: Sequence[dict[str, Any]], reporter: Reporter) -> Decision:
         """Nothing: what the model says counts."""
         return {}
+
+    def carry_over(self, decision: Decision | None, before: LabelSet, after: LabelSet) -> Decision | None:
+        """Nothing depends on the labels."""
+        return decision
 
 
 _FORMS: dict[str, Form] = {}

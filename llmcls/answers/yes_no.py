@@ -128,6 +128,15 @@ class YesNo(SeveralLabels):
             scores = scorer.score([row["input_ids"] for row in rows], progress=advance)
         return asdict(tune_thresholds(scores.double().exp().numpy(), [row["label"] for row in rows]))
 
+    def carry_over(self, decision: Decision | None, before: LabelSet, after: LabelSet) -> Decision | None:
+        """The thresholds of labels that stay, and 0.5 for new ones."""
+        from llmcls.evaluation.thresholds import UNTUNED
+
+        if not decision:
+            return decision
+        tuned = dict(zip(before.names, decision["values"], strict=True))
+        return {**decision, "values": [tuned.get(name, UNTUNED) for name in after.names]}
+
     def predict(
         self,
         model: Any,

@@ -79,6 +79,8 @@ def command(
     if (text_columns or label_column) and data is None:
         raise click.UsageError("--text-column and --label-column are for --data; the run's own data has its own.")
     run = Run.open(run_path)
+    if before:
+        run.require_base_before()
     if run.whole and base_model and not before:
         raise LlmclsError(
             f"Run '{run.path}' holds all of its model, so only --before needs a base model; leave --base-model out."

@@ -20,6 +20,7 @@ from llmcls.answers.form import Form, form_of, refuse_missing
 from llmcls.cli.formats import OutputFormat, format_of
 from llmcls.cli.outputs import FileOutput, StandardOutput, TableOutput
 from llmcls.cli.predictions import Input, Tally, predict_batches, rows_at_once
+from llmcls.cli.relabelled import changed_labels, report_labels
 from llmcls.cli.shared import (
     QUANTIZATIONS,
     TASKS,
@@ -42,6 +43,7 @@ from llmcls.settings import PredictionSettings, Section, Settings, change_settin
 
 if TYPE_CHECKING:
     from llmcls.classifier import Classifier
+    from llmcls.labels import LabelSet
     from llmcls.records import Prediction
     from llmcls.runs.run import Run
     from llmcls.settings import DataSettings
@@ -85,10 +87,8 @@ class Request:
             raise click.UsageError("--overwrite says that --output FILE may be replaced; give one.")
         if not self.run_path and not self.labels:
             raise click.UsageError("Give --run DIR, or --labels A,B,C with a --base-model M (default: nano).")
-        if self.run_path and (self.labels or self.task):
-            raise click.UsageError(
-                "--labels and --task are for zero-shot prediction; a run has its own labels and task."
-            )
+        if self.run_path and self.task:
+            raise click.UsageError("--task is for zero-shot prediction; a run has its own task.")
         if (self.text_columns or self.label_column) and (self.texts or self.source == "-"):
             raise click.UsageError(
                 "--text-column and --label-column are for --input FILE; these texts have no columns."
@@ -145,11 +145,13 @@ class Way:
         run: the run, or None for a base model as it is.
         settings: the run's, or those given.
         how: how labels are found, and when none is given.
+        labels: other labels than the run's, or None.
     """
 
     run: Run | None
     settings: Settings
     how: PredictionSettings
+    labels: LabelSet | None = None
 
     @property
     def form(self) -> Form:
@@ -161,7 +163,11 @@ class Way:
 @click.argument("texts", nargs=-1)
 @click.option("--run", "run_path", metavar="DIR", help="A trained run.")
 @click.option("--base-model", metavar="M", help="Without --run: predict with a base model as it is (zero-shot).")
-@click.option("--labels", metavar="A,B,C", help="The labels for zero-shot prediction; quote one that holds a comma.")
+@click.option(
+    "--labels",
+    metavar="A,B,C",
+    help="The labels: for zero-shot prediction, or others than the run's. Quote one that holds a comma.",
+)
 @click.option("--task", type=TASKS, help="Zero-shot: one label a text (the default), or any number of them.")
 @click.option("--input", "source", metavar="FILE|-", help="Texts to classify; - reads one text a line, as they come.")
 @click.option(
@@ -196,6 +202,7 @@ def command(**options: Any) -> None:
     \b
     llmcls predict --run runs/tickets "Where is my parcel?"
     llmcls predict --run runs/tickets --input new.csv --output labelled.csv
+    llmcls predict --run runs/tickets --labels billing,delivery,complaint "I am not amused"
     llmcls predict --base-model llama-3.2-1b-instruct --template chat --labels spam,ham --input mails.csv
 
     Files may have any size. A row that cannot be used is left out of FILE and listed in FILE.errors.csv, with its
@@ -221,6 +228,7 @@ def command(**options: Any) -> None:
     given = request.open_input(way.run, way.settings.data)
     with request.open_output(reporter) as written:
         classifier = replace(_load(request, way), world=world)
+        report_labels(classifier, reporter)
         reporter.say(f"Predicting with {request.run_path or classifier.base.name}: {classifier.formats.describe()}")
         tally, speed = _predict(request, way, given, classifier, written, reporter)
     if not request.texts:
@@ -235,6 +243,7 @@ def _choose_way(request: Request) -> Way:
     Raises:
         LlmclsError: for figures that such predictions do not have, and for settings that would have no effect.
     """
+    from llmcls.runs.assembly import choose_labels
     from llmcls.runs.run import Run
 
     run = Run.open(request.run_path) if request.run_path else None
@@ -260,7 +269,11 @@ def _choose_way(request: Request) -> Way:
     settings = change_settings(given, {"prediction": changes | {"method": request.method}})
     # How the files to predict are written is not a matter of the run.
     data = run.settings.data.model_copy(update={name: getattr(given.data, name) for name in FIELDS_OF_FORMAT})
-    return Way(run, run.settings.model_copy(update={"data": data}), settings.prediction)
+    labels = None
+    if request.labels is not None:
+        labels = choose_labels(run.labels, split_labels(request.labels), head=run.has_head)
+        form_of(run.settings).check(settings.prediction, labels)
+    return Way(run, run.settings.model_copy(update={"data": data}), settings.prediction, labels)
 
 
 def _refuse_without_effect(trained: Settings, given: Settings) -> None:
@@ -290,7 +303,8 @@ def _load(request: Request, way: Way) -> Classifier:
 
     if way.run:
         where = {"base_model": request.base_model, "quantization": request.quantization}
-        return Classifier.load(way.run, template=request.template, prediction=way.how, **where)
+        classifier = Classifier.load(way.run, template=request.template, prediction=way.how, **where)
+        return classifier if way.labels is None else classifier.with_labels(way.labels)
     settings = way.settings
     if request.quantization:
         held = settings.model.model_copy(update={"quantization": request.quantization})
@@ -380,12 +394,13 @@ def _row(values: Mapping[str, Any], prediction: Prediction, classifier: Classifi
     if request.all_probabilities:
         names = (f"p({name})" for name in classifier.classes_)
         row |= dict(zip(names, prediction.probabilities, strict=True))
-    return row
+    return row | changed_labels(request.as_json, classifier)
 
 
 def _added_columns(request: Request, classifier: Classifier, label_mass: bool) -> list[str]:
     added = ["predicted", "probability"] + ["margin"] * request.margin + ["label_mass"] * label_mass
-    return added + [f"p({name})" for name in classifier.classes_] * request.all_probabilities
+    added += [f"p({name})" for name in classifier.classes_] * request.all_probabilities
+    return [*added, *changed_labels(request.as_json, classifier)]
 
 
 def _report_ties(tally: Tally, classifier: Classifier, reporter: Reporter) -> None:

@@ -40,7 +40,9 @@ class KeepsArguments(click.Command):
 @click.option("--data", metavar="DIR|FILE|SPEC", help="Labelled texts: a folder, a file, demo:, hub:NAME, ...")
 @column_options
 @click.option("--task", type=TASKS, help="Whether a text has one label (the default), or any number of them.")
-@click.option("--base-model", metavar="M", help="A name from `llmcls models list`, a Hub id, or a folder.")
+@click.option(
+    "--base-model", metavar="M", help="A name from `llmcls models list`, a Hub id, a folder, or a run to go on from."
+)
 @click.option("--template", metavar="T", help="A name from `llmcls templates list`, or a .j2 file.")
 @click.option("--quantization", type=QUANTIZATIONS, help="How base weights are stored while training.")
 @click.option("--output-dir", metavar="DIR", help="Run directory to write; runs/DATA-MODEL-TIME when not given.")

@@ -53,6 +53,38 @@ class Head:
             "problem_type": SEVERAL if self.several else "single_label_classification",
         }
 
+    def arrange(self, model: Any, order: tuple[int, ...] | None, outputs: int) -> None:
+        """Bring the head of a checkpoint into the order of the labels, or begin with a new one.
+
+        Args:
+            model: as loaded, with a head `score`.
+            order: which of the checkpoint's outputs is each label; None where they are other labels.
+            outputs: how many outputs the checkpoint's head has.
+
+        Raises:
+            LlmclsError: under ZeRO-3, whose processes have cut the head up.
+        """
+        if order == tuple(range(len(self.labels))):
+            return
+        if order is None and outputs != len(self.labels):
+            return  # transformers has drawn a new one
+        if any(hasattr(parameter, "ds_id") for parameter in model.score.parameters()):
+            raise LlmclsError(
+                "The checkpoint's classification head has other labels, or the same in another order, and zero3 cuts "
+                "it up before that can be set right; use ddp or zero2, or give data.labels in the head's order."
+            )
+        spread = getattr(model.config, "initializer_range", None) or 0.02
+        with torch.no_grad():
+            for name, parameter in model.score.named_parameters():
+                if parameter.is_meta:  # FSDP loads on rank 0 only
+                    continue
+                if order is not None:
+                    parameter.copy_(parameter[list(order)].clone())
+                elif name.endswith("bias"):
+                    parameter.zero_()
+                else:
+                    parameter.normal_(std=spread)
+
 
 class LabelHead(torch.nn.Module):
     """Mixed into a sequence-classification class before its own `forward`: logits at positions instead of rows.

@@ -60,6 +60,14 @@ class BaseModel:
         return hashlib.sha256(json.dumps(sample, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
+    def head_labels(self) -> tuple[str, ...] | None:
+        """The labels of a checkpoint with a classification head, in the order of its outputs; else None."""
+        if not any(name.endswith("ForSequenceClassification") for name in self.config.get("architectures") or ()):
+            return None
+        named = {int(number): str(name) for number, name in self.config["id2label"].items()}
+        return tuple(named[number] for number in sorted(named))
+
+    @property
     def hub_arguments(self) -> dict[str, Any]:
         """What every `from_pretrained` call needs."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
@@ -89,6 +97,11 @@ def find_base_model(settings: ModelSettings) -> BaseModel:
     if adapter is None and not Path(checkpoint).is_dir() and "/" not in checkpoint:
         hint = unknown("base model", checkpoint, names)
         raise LlmclsError(f"{hint} A Hub id (owner/name) or a folder with a causal LM works as well.")
+    if (Path(checkpoint) / "run.json").is_file() and not (Path(checkpoint) / "config.json").is_file():
+        raise LlmclsError(
+            f"'{checkpoint}' is a run, not a base model; predict with --run {checkpoint}, or train it on with "
+            f"`llmcls train --base-model {checkpoint}`."
+        )
     config = _read_config(checkpoint, settings)
     if settings.adapter:
         adapters = base_models()
@@ -100,6 +113,13 @@ def find_base_model(settings: ModelSettings) -> BaseModel:
         candidates = sorted(base_models().values(), key=lambda known: known.name == "auto")
         adapter = next(known for known in candidates if known.fits(checkpoint, config))
     return BaseModel(settings.base_model, checkpoint, adapter, config, settings.revision, settings.trust_remote_code)
+
+
+def order_of_head(known: tuple[str, ...] | None, labels: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Which output of a head with the labels `known` is each of `labels`; None where these are other labels."""
+    if known is None or sorted(known) != sorted(labels):
+        return None
+    return tuple(map(known.index, labels))
 
 
 def locate(settings: ModelSettings) -> ModelSettings:
@@ -142,7 +162,7 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
         settings: how to hold its weights.
         formats: device and number formats.
         head: a classification head in place of the language model's output layer; never quantised, and new where
-            the checkpoint has none for that many labels.
+            the checkpoint has none for these labels (`kept_head`).
 
     Raises:
         LlmclsError: when weights are missing, gated, or do not fit, or the architecture has no classification head.
@@ -170,14 +190,24 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
             # A quantised model cannot be moved afterwards: each process loads it onto its own GPU, or a shard of it.
             device_map={"": formats.device.index} if formats.device.type == "cuda" and not formats.sharded else None,
             **base.hub_arguments,
-            # A published classifier as the base model: its head knows other labels.
+            # A published classifier as the base model: its head may know other labels.
             **({} if head is None else {**head.config_arguments(), "ignore_mismatched_sizes": True}),
         )
+        if head is not None and base.head_labels is not None:
+            head.arrange(model, kept_head(base, head), len(base.head_labels))
     first = next(model.parameters())
     # FSDP loads on rank 0 only; elsewhere there are no values yet to look at.
     if not first.is_meta and not torch.isfinite(first.float()).all():
         raise LlmclsError(f"'{base.checkpoint}' holds NaN or infinite weights; download it again.")
     return model
+
+
+def kept_head(base: BaseModel, head: Head) -> tuple[int, ...] | None:
+    """Which output of the checkpoint's own head is each label; None where a new head is made."""
+    kind = base.config.get("problem_type")
+    if kind not in (None, head.config_arguments()["problem_type"]):
+        return None
+    return order_of_head(base.head_labels, head.labels)
 
 
 def _head_class(base: BaseModel) -> Any:
@@ -231,7 +261,7 @@ def _sample_weights(checkpoint: str, revision: str | None) -> dict[str, list[flo
 
 
 def _read_config(checkpoint: str, settings: ModelSettings) -> dict[str, Any]:
-    from transformers import AutoConfig
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
 
     with _clear_errors(checkpoint):
         config = AutoConfig.from_pretrained(
@@ -239,6 +269,12 @@ def _read_config(checkpoint: str, settings: ModelSettings) -> dict[str, Any]:
         )
     if getattr(config, "is_encoder_decoder", False):
         raise LlmclsError(f"'{checkpoint}' is an encoder-decoder; llmcls needs a decoder-only causal LM.")
+    # transformers has a causal LM for BERT as well, which nobody has trained to be one.
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+        raise LlmclsError(
+            f"'{checkpoint}' is an encoder-only model ({config.model_type}), which fills gaps and cannot write an "
+            "answer; llmcls needs a decoder-only causal LM (`llmcls models list`)."
+        )
     return dict(config.to_dict())
 
 

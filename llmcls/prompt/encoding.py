@@ -72,7 +72,7 @@ class Encoder:
         head: encode for a classification head: labels are numbers, not tokens, so `max_length` is the prompt's alone
             and the template may end in the text.
         verbalizer: `name`: a label is answered by its name or one of its aliases; `code`: by a code of one token,
-            chosen here unless the labels have codes.
+            chosen here for labels that have none.
 
     Attributes:
         labels: the label set, with its codes.
@@ -109,7 +109,7 @@ class Encoder:
         self.shots = shots or Shots()
         self.head = head
         self._framed = FramedTokenizer(tokenizer, frame, template)
-        if verbalizer == "code" and not head and not any(label.code for label in labels):
+        if verbalizer == "code" and not head and not all(label.code for label in labels):
             self.labels = with_codes(AnswerPlace(self._framed, labels, self.shots.examples))
         if any(label.code for label in self.labels) and not head:
             require_codes_shown(template, self.labels)

@@ -38,6 +38,11 @@ class Shots:
                 shown += [spare for spare in self.spares if spare.label == shot.label]
         return tuple(shown)
 
+    def of(self, labels: LabelSet) -> Shots:
+        """Those of these labels, in their order."""
+        known = set(labels.names)
+        return Shots(*(tuple(row for row in rows if row.label in known) for rows in (self.examples, self.spares)))
+
 
 def choose_shots(train: Sequence[Example], labels: LabelSet, *, per_label: int, seed: int) -> Shots:
     """Draw `per_label` shots of every label, with the seed, from the shorter half of the label's texts.

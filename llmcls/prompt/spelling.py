@@ -165,11 +165,14 @@ def refuse_equal_answers(spellings: Sequence[str], answers: Sequence[Answer]) ->
 def with_codes(place: AnswerPlace) -> LabelSet:
     """The labels with the first codes that are one token each behind this template.
 
+    A label that has a code keeps it, unless it is another label's name now: it was learnt with that code.
+
     Raises:
         LlmclsError: when there are fewer codes than labels.
     """
     labels, count = place.labels, len(place.labels)
-    candidates = candidate_codes(place.tokenizer.vocabulary, labels.spellings)
+    kept = [label.code for label in labels if label.code and label.code not in labels.spellings]
+    candidates = list(dict.fromkeys([*kept, *candidate_codes(place.tokenizer.vocabulary, labels.spellings)]))
     if len(candidates) >= count:  # what stands before the answer may show codes
         place = replace(place, labels=labels.with_codes(candidates[:count]))
 
@@ -183,7 +186,8 @@ def with_codes(place: AnswerPlace) -> LabelSet:
             f"There are {count} labels, but behind template '{place.tokenizer.template.name}' this tokenizer has only "
             f"{len(codes)} codes of one token; set prompt.verbalizer to name."
         )
-    return labels.with_codes(codes)
+    others = (code for code in codes if code not in kept)
+    return labels.with_codes([label.code if label.code in kept else next(others) for label in labels])
 
 
 def require_codes_shown(template: PromptTemplate, labels: LabelSet) -> None:

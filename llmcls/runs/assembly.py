@@ -7,13 +7,14 @@ assembly.encoder, assembly.base
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcls.answers import Form, form_of
-from llmcls.errors import LlmclsError
+from llmcls.errors import LlmclsError, LlmclsWarning, shorten
 from llmcls.labels import LabelSet
 from llmcls.model.loading import BaseModel, find_base_model, load_saved_tokenizer, load_tokenizer
 from llmcls.prompt.encoding import Encoder
@@ -53,15 +54,27 @@ class Assembly:
         return self.encoder.tokenizer
 
 
-def assemble(settings: Settings, labels: LabelSet, train: Sequence[Example] = ()) -> Assembly:
+def assemble(
+    settings: Settings, labels: LabelSet, train: Sequence[Example] = (), *, start: Run | None = None
+) -> Assembly:
     """Find and load all that turns examples into tokens, for a base model that is not trained yet.
+
+    Args:
+        settings: as resolved.
+        labels: the label set.
+        train: the rows to draw solved examples from.
+        start: the run that training goes on from: its tokenizer is taken, and its base model must be the same.
 
     Raises:
         LlmclsError: for an unknown base model or template, or shots wanted without training examples.
     """
     template = find_template(settings.prompt.template)
-    base = find_base_model(settings.model)
-    tokenizer = load_tokenizer(base)
+    if start is None:
+        base = find_base_model(settings.model)
+        tokenizer = load_tokenizer(base)
+    else:
+        base = find_base_model(settings.model) if start.whole else find_trained_base(settings.model, start)
+        tokenizer = load_saved_tokenizer(start.tokenizer_path)
     shots = Shots()
     if template.uses("shots"):
         if settings.form.several:
@@ -117,6 +130,59 @@ def assemble_run(
     return _put_together(settings, base, tokenizer, used, run.labels, run.shots)
 
 
+def choose_labels(assembled: LabelSet, labels: Sequence[str] | LabelSet, *, head: bool) -> LabelSet:
+    """Other labels for a model that spells them; labels given by name keep what is known of them.
+
+    Raises:
+        LlmclsError: for a model with a classification head, and labels that are no label set.
+    """
+    if head:
+        raise LlmclsError(
+            "A classification head has one output for each label that it was trained with, so it cannot be given "
+            "other labels (--labels, with_labels) without training; leave them out, or train with the new ones."
+        )
+    return labels if isinstance(labels, LabelSet) else assembled.with_names(labels)
+
+
+def relabel(assembly: Assembly, labels: LabelSet) -> Assembly:
+    """The same parts with other labels: prompt, answers and codes follow; examples of labels that are gone go.
+
+    Raises:
+        LlmclsError: when the template shows solved examples and none is left, or the labels cannot be spelled.
+    """
+    encoder = assembly.encoder
+    template, before, shots = encoder.template, encoder.labels, encoder.shots.of(labels)
+    known = {label.name: label for label in before}
+    if assembly.settings.prompt.verbalizer == "code":
+        codes = [label.code or (known[label.name].code if label.name in known else "") for label in labels]
+        labels = labels.with_codes(codes)
+    added = [label.name for label in labels if label.name not in known]
+    if added and not template.uses("labels"):
+        warnings.warn(
+            f"template '{template.name}' does not list the labels, so the prompt says nothing of those that are new "
+            f"({shorten(added)}); another template may.",
+            LlmclsWarning,
+            stacklevel=3,
+        )
+    if template.uses("shots") and encoder.shots.examples:
+        shown = {shot.label for shot in shots.examples}
+        missing = [label.name for label in labels if label.name not in shown]
+        if not shown:
+            had = dict.fromkeys(str(shot.label) for shot in encoder.shots.examples)
+            raise LlmclsError(
+                f"Template '{template.name}' shows solved examples, but there is none of these labels "
+                f"({shorten(missing)}); keep one of {shorten(list(had))}, or choose another template."
+            )
+        if missing:
+            warnings.warn(
+                f"template '{template.name}' shows solved examples, but there is none of {shorten(missing)}; another "
+                "template treats all labels alike.",
+                LlmclsWarning,
+                stacklevel=3,
+            )
+    return _put_together(assembly.settings, assembly.base, assembly.tokenizer, template, labels, shots)
+
+
 def find_template(name: str) -> PromptTemplate:
     """A registered template by name, or a `.j2` file by path.
 
@@ -157,6 +223,11 @@ def _put_together(
     shots: Shots,
 ) -> Assembly:
     form, has_head, prompt = form_of(settings), settings.training.objective == "head", settings.prompt
+    if base.head_labels is not None and not has_head:
+        raise LlmclsError(
+            f"'{base.name}' is a classifier: it has a head for {len(base.head_labels)} labels in place of the output "
+            "layer that writes; train it with training.objective=head, or give its causal LM."
+        )
     encoder = Encoder(
         tokenizer,
         base.adapter.frame(tokenizer),

@@ -129,6 +129,28 @@ class Run:
         return self.card["decision"]  # type: ignore[no-any-return]
 
     @property
+    def fingerprint(self) -> str:
+        """Tells it from all others: a digest of all that it says and of all its sealed files."""
+        return _card_digest(self.card)
+
+    @property
+    def origin(self) -> Mapping[str, str] | None:
+        """The run whose training it went on with: its `run` directory, `fingerprint`, and which `weights` of it."""
+        return self.card.get("started_from")
+
+    def require_base_before(self) -> None:
+        """Refuse to call the base model what this run was before its training, where that was another run.
+
+        Raises:
+            LlmclsError: when training went on with the LoRA weights of another run.
+        """
+        if self.origin and self.origin["weights"] == "adapter":
+            raise LlmclsError(
+                f"Run '{self.path}' went on with the LoRA weights of run '{self.origin['run']}', so that run, not the "
+                "base model, is what it was before; leave --before out, and evaluate that run for itself."
+            )
+
+    @property
     def label_separator(self) -> str | None:
         """What stands between the labels of a row; None for a single-label run."""
         return self.settings.data.label_separator if self.settings.form.several else None

@@ -175,7 +175,9 @@ class ModelSettings(Section):
     """Which base model, and how its weights are held in memory."""
 
     base_model: str = Field(
-        "nano", description="A name from `llmcls models list`, a Hub id, or a folder with a causal LM."
+        "nano",
+        description="A name from `llmcls models list`, a Hub id, a folder with a causal LM or with a classifier "
+        "that has a head, or a run whose training goes on.",
     )
     adapter: str | None = Field(
         None, description="Base-model adapter to use; chosen by the checkpoint's architecture when not given."

@@ -40,6 +40,7 @@ from llmcls.training.checkpoints import (
     remove_leftovers,
     remove_state,
 )
+from llmcls.training.going_on import Start, announce_start, explicit_settings, find_start
 from llmcls.training.keeping import describe, save_weights, write_bad_rows, write_run
 from llmcls.training.memory import DeviceFullError, explain, shrink
 from llmcls.training.preparation import check_names, describe_missing, encode_rows, read_data, resolve_class_weights
@@ -58,6 +59,7 @@ class Job:
         settings: as resolved.
         path: the run directory to write.
         data: what to train on; see `train`.
+        start: the run that it goes on from, if any.
         overwrite, resume, force: see `train`.
         reporter: where progress goes.
     """
@@ -65,6 +67,7 @@ class Job:
     settings: Settings
     path: Path
     data: object
+    start: Start | None
     overwrite: bool
     resume: str
     force: bool
@@ -93,7 +96,7 @@ def train(
     Args:
         data: a path or specification, a pandas DataFrame, a `datasets.Dataset`/`DatasetDict`, a list of dicts, or a
             dict of splits; `settings.data.source` when None.
-        base_model: a name from `llmcls models list`, a Hub id, or a folder.
+        base_model: a name from `llmcls models list`, a Hub id, a folder, or a run to go on from.
         template: a template's name, or the path of a `.j2` file.
         text_columns: columns that hold the text.
         label_column: column that holds the label, or several of zeros and ones, each a label.
@@ -114,6 +117,7 @@ def train(
         StoppedError: after SIGTERM or SIGINT, when a checkpoint has been written.
     """
     reporter = reporter or Reporter()
+    explicit = explicit_settings(settings or {})
     given: dict[str, Any] = settings.model_dump() if isinstance(settings, Settings) else _deep_copy(settings or {})
     for section, key, value in (
         ("data", "source", str(data) if isinstance(data, (str, Path)) else None),
@@ -129,6 +133,8 @@ def train(
     if output_dir is not None:
         given["output_dir"] = str(output_dir)
     resolved = make_settings(given)
+    if (start := find_start(resolved.model.base_model)) is not None:
+        resolved = start.settle(resolved, explicit, Path(resolved.output_dir) if resolved.output_dir else None)
     resolved = resolved.model_copy(update={"model": locate(resolved.model)})
     if data is None and resolved.data.source is None:
         raise LlmclsError("There is no data to train on; give --data, or data.source in the settings.")
@@ -137,7 +143,7 @@ def train(
     with claiming(path) if launched_rank() == 0 else nullcontext():
         while True:
             try:
-                return _train(Job(resolved, path, source, overwrite, resume, force, reporter))
+                return _train(Job(resolved, path, source, start, overwrite, resume, force, reporter))
             except DeviceFullError:
                 smaller = shrink(resolved.training)
                 if smaller is None or launched_size() > 1:
@@ -192,6 +198,8 @@ def _read(job: Job) -> _Material:
     backend = requested_backend()
     formats = choose_formats(settings, sharded=backend in SHARDED, training=True)
     check_request(settings, formats, backend)
+    if job.start is not None:
+        job.start.refuse_backend(backend)
     check_names(settings)
     for line in describe_missing(settings.training, formats.device.type):
         job.reporter.warn(line)
@@ -215,8 +223,10 @@ class _Prepared:
 def _prepare(job: Job, material: _Material) -> _Prepared:
     """Assemble what turns examples into tokens, and encode them."""
     splits, reporter = material.splits, job.reporter
-    assembly = assemble(job.settings, splits.labels, splits.train)
+    start = job.start
+    assembly = assemble(job.settings, splits.labels, splits.train, start=start.run if start else None)
     _announce(splits, assembly, reporter)
+    announce_start(start, job.settings, assembly, reporter)
     train_rows, truncated = encode_rows(assembly, splits.train, reporter, "train")
     validation_rows, _ = encode_rows(assembly, splits.validation, reporter, "validation")
     if truncated:
@@ -257,6 +267,8 @@ def _load(job: Job, material: _Material, prepared: _Prepared) -> _Loaded:
     folder, checkpoint = unfinished_folder(path), None
     config.output_dir = str(folder / "trainer")
     identity = describe_run(settings, material.splits.fingerprint, base.fingerprint, world)
+    if job.start is not None:
+        identity["run it goes on from"] = job.start.run.fingerprint
     if world.is_main:
         checkpoint = choose_checkpoint(folder, job.resume, identity, force=job.force, reporter=reporter)
     checkpoint = world.share(checkpoint)
@@ -313,6 +325,8 @@ def _fit(job: Job, material: _Material, prepared: _Prepared, loaded: _Loaded) ->
     )
     rows = prepared.train_rows, prepared.validation_rows
     trainer = make_trainer(loaded.config, loaded.model, assembly, collator, *rows, settings, reporter)
+    if job.start is not None and not job.start.run.whole:
+        job.start.load_lora(trainer.model, assembly.head)
     # ZeRO-3 leaves this process a share of each tensor, and says how large the whole is.
     trainable = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad)
     kind = "" if training.tuning == "full" else "LoRA "
@@ -348,7 +362,9 @@ def _keep(
     with explaining_writes(folder):
         save_weights(trainer, folder / ("model" if settings.training.tuning == "full" else "adapter"))
         if world.is_main:
-            card = describe(settings, material.splits, prepared.assembly, metrics, prepared.truncated, cost)
+card = describe(settings, material.splits, prepared.assembly, metrics, prepared.truncated, cost)
+            if job.start is not None:
+                card["started_from"] = job.start.origin
             write_bad_rows(folder, material.splits.bad_rows)
             card["training"] |= {"backend": world.backend, "processes": world.size}
             write_run(folder, trainer, prepared.assembly, settings, card | {"decision": decision})
