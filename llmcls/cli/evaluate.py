@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmcls.cli.closer import Finding, look_closer
+from llmcls.cli.closer import Evaluated, Finding, classify_untrained, look_closer
 from llmcls.cli.labelled import Labelled, read_rows, read_rows_of_baseline
 from llmcls.cli.shared import (
     column_options,
@@ -28,10 +28,7 @@ from llmcls.settings import change_settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmcls.classifier import Classifier
-    from llmcls.console import Reporter
     from llmcls.evaluation.files import Report
-    from llmcls.records import Example
     from llmcls.runs.run import Run
 
 # What --before and --baseline are called in tables; in JSON and file names they keep the options' names.
@@ -51,6 +48,7 @@ class Request:
     before: bool
     baseline: bool
     free: int | None
+    samples: int | None
     method: str | None
     threshold: float | None
     min_probability: float | None
@@ -77,9 +75,10 @@ class Request:
         """
         from llmcls.answers.form import form_of, refuse_free
 
-        if run.whole and self.base_model and not self.before:
+        if run.whole and self.base_model and not self.before and self.samples is None:
             raise LlmclsError(
-                f"Run '{run.path}' holds all of its model, so only --before needs a base model; leave --base-model out."
+                f"Run '{run.path}' holds all of its model, so only --before and --samples need a base model; leave "
+                "--base-model out."
             )
         if self.free is not None:
             refuse_free(form_of(run.settings), run.has_head)
@@ -101,6 +100,12 @@ class Request:
     metavar="N",
     help="Also let the model answer N rows freely, and compare its answers with the labels, string by string.",
 )
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Also show N rows with the answers of the base model before training and of the run.",
+)
 @prediction_options
 @click.option("--output-dir", metavar="DIR", help="Where the files go; RUN/evaluation/SPLIT (or /DATA) when not given.")
 @output_options
@@ -108,9 +113,13 @@ class Request:
 def command(**options: Any) -> None:
     """Evaluate a run on labelled texts; writes metrics.json and predictions.csv.
 
-    Rows of --free N are drawn by the run's seed. The model says 8 tokens of each, or as many as its longest answer has,
-    the most probable one each time. An answer counts when it is a label or an alias of it, white space around it aside.
-    free.csv has all of them.
+    The N rows of --free and --samples are drawn at random, by the run's seed.
+
+    Free answers have 8 tokens, or as many as the longest label, the most probable one each time. An answer counts when
+    it is a label or an alias of it, white space around it aside. free.csv has all of them.
+
+    samples.csv has text, label, and the answers before and after training; both are always labels. Of the base model it
+    needs these rows only.
     """
     request = Request(**options)
     reporter = start(request.quiet, request.as_json)
@@ -137,9 +146,12 @@ def command(**options: Any) -> None:
         write_metrics(report, folder / "metrics.json")
         write_predictions(folder / "predictions.csv", examples, predictions)
     others: dict[str, Report] = {}
+    untrained = None
     if request.before:
-        others["before"] = _evaluate_untrained(classifier, request.base_model, examples, reporter)
-    findings = look_closer(classifier, examples, predictions, reporter, free=request.free)
+        untrained = classify_untrained(classifier, request.base_model, examples, reporter)
+        others["before"] = classifier.untuned().report(examples, untrained)
+    evaluated = Evaluated(classifier, examples, predictions, untrained, request.base_model)
+    findings = look_closer(evaluated, reporter, free=request.free, samples=request.samples)
     if not world.is_main:
         return
     if own is not None:
@@ -151,9 +163,9 @@ def command(**options: Any) -> None:
     for finding in findings:
         written.append(finding.file)
         finding.write(folder / finding.file)
-    found = {finding.key: finding.figures for finding in findings}
-    if found:
-        write_metrics(report, folder / "metrics.json", found)
+    found = {finding.key: finding.content for finding in findings}
+    if figures := {finding.key: finding.content for finding in findings if finding.measures}:
+        write_metrics(report, folder / "metrics.json", figures)
     if request.as_json:
         compared = {kind: asdict(other) for kind, other in others.items()}
         show_json({"run": request.run_path, "split": name, **asdict(report), **compared, **found})
@@ -190,13 +202,3 @@ def _make_folder(folder: Path) -> None:
 
 def _heading(kind: str, run: Run) -> str:
     return "untrained head" if kind == "before" and run.has_head else HEADINGS[kind]
-
-
-def _evaluate_untrained(
-    classifier: Classifier, base_model: str | None, examples: Sequence[Example], reporter: Reporter
-) -> Report:
-    run = classifier.run
-    kept = "the head it began with" if run and run.has_head else "its own output layer"
-    reporter.say(f"The base model as it was before training, with {kept}")
-    with classifier.untuned().untrained(base_model) as before:
-        return before.evaluate(examples, reporter=reporter)

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from llmcls.evaluation.free import FreeReport
-from llmcls.evaluation.tables import _literal, _table
+from llmcls.evaluation.tables import _literal, _table, _with_note
+from llmcls.records import Example, Prediction
 
 TEXT_WIDTH = 32  # characters of a text; two lines of them beside three labels fit 80 columns
 FREE_EXAMPLES = 5
+SAMPLES_SHOWN = 20
 
 
 def free_table(report: FreeReport) -> RenderableType:
@@ -34,7 +37,18 @@ def free_table(report: FreeReport) -> RenderableType:
     return Group(table, _rows("", ("text", "label", "free", "constrained"), rows))
 
 
-def _rows(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:
+def samples_table(
+    examples: Sequence[Example], before: Sequence[Prediction], after: Sequence[Prediction], heading: str = "base model"
+) -> RenderableType:
+    """The answers of a few rows before and after training; of more than 20 rows the first."""
+    rows = [
+        (row.text, row.label or "", old.label, new.label) for row, old, new in zip(examples, before, after, strict=True)
+    ]
+    shown = _rows(f"Samples, {len(rows):,} rows", ("text", "label", heading, "this run"), rows[:SAMPLES_SHOWN])
+    return _with_note(shown, f"the first {SAMPLES_SHOWN} of {len(rows):,}") if len(rows) > SAMPLES_SHOWN else shown
+
+
+def _rows(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = _table(title)
     if not title:
         table.title = None
