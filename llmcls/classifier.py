@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcls.answers import Form, Predictor, Wanted
-from llmcls.answers.form import Decision
+from llmcls.answers.form import Decision, refuse_free
 from llmcls.console import Reporter
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from llmcls.evaluation.files import Report
+    from llmcls.evaluation.free import FreeAnswer
     from llmcls.evaluation.thresholds import Thresholds
 
 _CHUNK = 1024
@@ -299,6 +300,28 @@ class Classifier:
         if chunk:
             yield from self._score_together(chunk, wanted, advance)
 
+    def answer_freely(self, examples: Iterable[Example], *, reporter: Reporter | None = None) -> list[FreeAnswer]:
+        """What the model answers where nothing holds it to its labels: `generate()`, the most probable token each time.
+
+            answers = classifier.answer_freely([Example("Where is my parcel?")])
+            answers[0].text, answers[0].labels         # ('delivery', ('delivery',)), or ('I think', None)
+
+        It may say 8 tokens, or as many as its longest answer has. `llmcls.evaluation.free` compares.
+
+        Args:
+            examples: the rows; a template may use their `fields`.
+            reporter: where progress goes.
+
+        Raises:
+            LlmclsError: for a classification head, and for forms of answer that do not name the labels.
+        """
+        examples = list(examples)
+        refuse_free(self.form, self.encoder.head)
+        with (reporter or Reporter(quiet=True)).track("Answering freely", total=len(examples)) as advance:
+            if self.world.size == 1:
+                return self._answer(examples, advance)
+            return self.world.map(lambda share: self._answer(share, advance), examples)
+
     def warm_up(self) -> None:
         """Compute what all prompts share, from rows that are always the same ones, and keep nothing else from now on.
 
@@ -394,6 +417,31 @@ class Classifier:
         if self.world.size == 1:
             return self._score(chunk, wanted, advance)
         return self.world.map(lambda share: list(self._score(share, wanted, advance)), chunk)
+
+    def _answer(self, examples: Sequence[Example], advance: Any) -> list[FreeAnswer]:
+        from llmcls.engine.free import generate_free
+        from llmcls.evaluation.free import FREE_TOKENS, FreeAnswer
+
+        encoder = self.encoder
+        prompts = [prompt.input_ids for prompt in encoder.encode(examples)]
+        longest, most = encoder.spelled.longest, self.base.config.get("max_position_embeddings")
+        if most:  # a prompt leaves room for the longest answer, which may be shorter than a free one
+            room = most - max(map(len, prompts), default=0)
+        said = generate_free(
+            self._model,
+            prompts,
+            # Chat models end a turn with one token and a text with another; each of them is an end.
+            ends={encoder.end_token_id, encoder.tokenizer.eos_token_id} - {None},
+            pad_token_id=int(encoder.tokenizer.pad_token_id),
+            max_new_tokens=max(longest, min(FREE_TOKENS, room) if most else FREE_TOKENS),
+            batch_size=self.prediction.batch_size,
+            progress=advance,
+        )
+        read = [self.form.read(encoder, tokens) for tokens in said]
+        return [
+            FreeAnswer(encoder.read_answer(tokens), None if labels is None else tuple(labels))
+            for tokens, labels in zip(said, read, strict=True)
+        ]
 
     def _score(self, examples: Sequence[Example], wanted: Wanted, advance: Any) -> Iterator[Prediction]:
         return self._predictor.predict(self.encoder.encode(examples), wanted, advance)

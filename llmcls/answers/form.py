@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from llmcls.settings import PredictionSettings, Settings
     from llmcls.settings.task import FormRules
 
-Figure = Literal["probabilities", "margin", "label_mass"]
-"""What may be known of a prediction besides the label."""
+Figure = Literal["probabilities", "margin", "label_mass", "free"]
+"""What may be known of a prediction besides the label; `free` is what the model says without constraint."""
 
 Decision = Mapping[str, Any]
 """What a form decided on held-out rows, as JSON; a run keeps it."""
@@ -194,6 +194,13 @@ class Form(Protocol):
         """What a labelled row teaches."""
         ...
 
+    def read(self, encoder: Encoder, said: Sequence[int]) -> Collection[str] | None:
+        """The labels that freely generated tokens name, without the end token; None where they name none.
+
+        Not called where the form lacks `free`.
+        """
+        ...
+
     def target(self, example: Example, labels: LabelSet) -> Any:
         """What a training row keeps of its labels: a label's index, or 0 or 1 for every label."""
         ...
@@ -330,3 +337,17 @@ def refuse_missing(form: Form, options: Mapping[Figure, str]) -> None:
         names = " and no ".join(options[figure] for figure in wrong)
         reasons = ", and ".join(dict.fromkeys(form.lacks[figure] for figure in wrong))
         raise LlmclsError(f"With task {form.rules.task} there is no {names}: {reasons}; leave it out.")
+
+
+def refuse_free(form: Form, has_head: bool) -> None:
+    """Refuse free answers where there are none.
+
+    Raises:
+        LlmclsError: for a classification head, and for a form whose answers do not name the labels.
+    """
+    if has_head:
+        raise LlmclsError(
+            "A classification head can say nothing but its labels, so it has no free answers; leave --free "
+            "(answer_freely) out."
+        )
+    refuse_missing(form, {"free": "--free (answer_freely)"})

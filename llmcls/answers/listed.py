@@ -6,7 +6,7 @@ next(predictor.predict(prompts, Wanted())).labels           # in the order of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -125,6 +125,18 @@ class Listed(SeveralLabels, Undecided):
         """The list of the row's labels, every token of which carries loss."""
         said = list_items(encoder).tokens([encoder.labels.position(name) for name in example.names])
         return Shown.of_answer(said)
+
+    def read(self, encoder: Encoder, said: Sequence[int]) -> Collection[str] | None:
+        """The labels between the commas, each said once, in any order; no text is a text without labels."""
+        names = encoder.labels.names
+        if (found := list_items(encoder).read([*said, encoder.end_token_id])) is not None:
+            return tuple(names[label] for label in sorted(found))
+        text = encoder.read_answer(said)
+        items = [item.strip() for item in text.split(",")] if text else []
+        named = {encoder.labels.spellings.get(item) for item in items}
+        if None in named or len(named) < len(items):
+            return None
+        return tuple(name for name in names if name in named)
 
     def lay_out(self, encoder: Encoder, objective: Objective) -> ListLayout:
         """Each row followed by the list of its labels."""

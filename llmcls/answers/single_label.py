@@ -6,7 +6,7 @@ next(predictor.predict(prompts, Wanted())).probabilities        # of all labels;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,15 @@ class SingleLabel(Undecided):
         if encoder.head:
             return Shown([label], [0], f"a head learns the right one of {len(encoder.labels)} labels")
         return Shown.of_answer(encoder.answers[label])
+
+    def read(self, encoder: Encoder, said: Sequence[int]) -> Collection[str] | None:
+        """The label of which the text is a spelling."""
+        text, names, end = encoder.read_answer(said), encoder.labels.names, encoder.end_token_id
+        for tokens, spelling, label in zip(encoder.answers, encoder.spellings, encoder.answer_labels, strict=True):
+            # A label that holds a control token is taught without it, so its tokens say more than its text.
+            if text == spelling or (*said, end) == tokens:
+                return (names[label],)
+        return None
 
     def target(self, example: Example, labels: LabelSet) -> int:
         """The label's index."""

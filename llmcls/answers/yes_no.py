@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from llmcls.answers.form import Answered, Decision, ScoringPredictor, Shown, Wanted, register
+from llmcls.answers.form import Answered, Decision, Figure, ScoringPredictor, Shown, Wanted, register
 from llmcls.answers.several import (
     LACKS,
     LIMITS,
@@ -79,7 +79,10 @@ class YesNo(SeveralLabels):
     """See `llmcls.answers.form.Form`."""
 
     rules = RULES
-    lacks = LACKS
+    lacks: Mapping[Figure, str] = {
+        **LACKS,
+        "free": "yes or no is asked about every label, and there is no answer that names the labels",
+    }
 
     def check(self, how: PredictionSettings, labels: LabelSet) -> None:
         """Every label is looked at, and none is withheld."""
@@ -112,6 +115,9 @@ class YesNo(SeveralLabels):
         decided = next(place for place, (one, other) in enumerate(zip(yes, no, strict=False)) if one != other)
         learnt = f"one of {len(encoder.labels)} questions is shown, whose last token carries loss"
         return Shown((yes if labels else no)[: decided + 1], (decided,), learnt)
+
+    def read(self, encoder: Encoder, said: Sequence[int]) -> None:
+        """Nothing: the form lacks free answers."""
 
     def lay_out(self, encoder: Encoder, objective: Objective) -> YesNoLayout:
         """Each row followed by all questions."""

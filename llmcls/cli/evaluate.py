@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmcls.cli.closer import Evaluated, Finding, classify_untrained, look_closer
+from llmcls.cli.labelled import Labelled, read_rows, read_rows_of_baseline
 from llmcls.cli.shared import (
     column_options,
     output_options,
@@ -19,7 +20,7 @@ from llmcls.cli.shared import (
     show_json,
     start,
 )
-from llmcls.errors import LlmclsError, unknown
+from llmcls.errors import LlmclsError
 from llmcls.processes.stopping import failing_once
 from llmcls.processes.world import join_prediction
 from llmcls.settings import change_settings
@@ -27,15 +28,62 @@ from llmcls.settings import change_settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmcls.classifier import Classifier
-    from llmcls.console import Reporter
-    from llmcls.data.splits import DataSplits
     from llmcls.evaluation.files import Report
-    from llmcls.records import Example
     from llmcls.runs.run import Run
 
 # What --before and --baseline are called in tables; in JSON and file names they keep the options' names.
 HEADINGS = {"before": "base model", "baseline": "TF-IDF + LR"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; the options' meaning is in their help."""
+
+    run_path: str
+    data: str | None
+    text_columns: tuple[str, ...]
+    label_column: str | tuple[str, ...] | None
+    split: str | None
+    base_model: str | None
+    before: bool
+    baseline: bool
+    free: int | None
+    samples: int | None
+    method: str | None
+    threshold: float | None
+    min_probability: float | None
+    min_label_mass: float | None
+    output_dir: str | None
+    quiet: bool
+    as_json: bool
+
+    def __post_init__(self) -> None:
+        if (self.text_columns or self.label_column) and self.data is None:
+            raise click.UsageError("--text-column and --label-column are for --data; the run's own data has its own.")
+
+    @property
+    def prediction(self) -> dict[str, Any]:
+        """The settings of `prediction` that are given."""
+        names = ("method", "threshold", "min_probability", "min_label_mass")
+        return {name: getattr(self, name) for name in names}
+
+    def check(self, run: Run) -> None:
+        """Refuse what does not go with this run.
+
+        Raises:
+            LlmclsError: with what to leave out.
+        """
+        from llmcls.answers.form import form_of, refuse_free
+
+        if self.before or self.samples is not None:
+            run.require_base_before()
+        if run.whole and self.base_model and not self.before and self.samples is None:
+            raise LlmclsError(
+                f"Run '{run.path}' holds all of its model, so only --before and --samples need a base model; leave "
+                "--base-model out."
+            )
+        if self.free is not None:
+            refuse_free(form_of(run.settings), run.has_head)
 
 
 @click.command("evaluate", short_help="Measure a run on labelled texts.")
@@ -48,76 +96,89 @@ HEADINGS = {"before": "base model", "baseline": "TF-IDF + LR"}
 @click.option("--base-model", metavar="M", help="Where the run's base model is now, if not where it was.")
 @click.option("--before", is_flag=True, help="Also evaluate the base model before training, and compare.")
 @click.option("--baseline", is_flag=True, help="Also train TF-IDF + logistic regression on the same rows, and compare.")
+@click.option(
+    "--free",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Also let the model answer N rows freely, and compare its answers with the labels, string by string.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Also show N rows with the answers of the base model before training and of the run.",
+)
 @prediction_options
 @click.option("--output-dir", metavar="DIR", help="Where the files go; RUN/evaluation/SPLIT (or /DATA) when not given.")
 @output_options
 @failing_once()
-def command(
-    run_path: str,
-    data: str | None,
-    text_columns: tuple[str, ...],
-    label_column: str | tuple[str, ...] | None,
-    split: str | None,
-    base_model: str | None,
-    before: bool,
-    baseline: bool,
-    method: str | None,
-    threshold: float | None,
-    min_probability: float | None,
-    min_label_mass: float | None,
-    output_dir: str | None,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Evaluate a run on labelled texts; writes metrics.json and predictions.csv."""
-    reporter = start(quiet, as_json)
+def command(**options: Any) -> None:
+    """Evaluate a run on labelled texts; writes metrics.json and predictions.csv.
+
+    The N rows of --free and --samples are drawn at random, by the run's seed.
+
+    Free answers have 8 tokens, or as many as the longest label, the most probable one each time. An answer counts when
+    it is a label or an alias of it, white space around it aside. free.csv has all of them.
+
+    samples.csv has text, label, and the answers before and after training; both are always labels. Of the base model it
+    needs these rows only.
+    """
+    request = Request(**options)
+    reporter = start(request.quiet, request.as_json)
     from llmcls.classifier import Classifier
-    from llmcls.evaluation import tables
     from llmcls.evaluation.files import write_metrics, write_predictions
     from llmcls.runs.run import Run
 
-    if (text_columns or label_column) and data is None:
-        raise click.UsageError("--text-column and --label-column are for --data; the run's own data has its own.")
-    run = Run.open(run_path)
-    if before:
-        run.require_base_before()
-    if run.whole and base_model and not before:
-        raise LlmclsError(
-            f"Run '{run.path}' holds all of its model, so only --before needs a base model; leave --base-model out."
-        )
-    examples, name = _read(run, data, text_columns, label_column, split, reporter)
-    own = _read_rows_of_baseline(run) if baseline else None
-    folder = Path(output_dir) if output_dir else run.path / "evaluation" / name
+    run = Run.open(request.run_path)
+    request.check(run)
+    given = Labelled(request.data, request.text_columns, request.label_column, request.split)
+    examples, name = read_rows(run, given, reporter)
+    own = read_rows_of_baseline(run) if request.baseline else None
+    folder = Path(request.output_dir) if request.output_dir else run.path / "evaluation" / name
     _make_folder(folder)
     world = join_prediction()
-    changes = {"method": method, "threshold": threshold}
-    changes |= {"min_probability": min_probability, "min_label_mass": min_label_mass}
-    how = change_settings(run.settings, {"prediction": changes}).prediction
-    where = None if run.whole else base_model
+    how = change_settings(run.settings, {"prediction": request.prediction}).prediction
+    where = None if run.whole else request.base_model
     classifier = replace(Classifier.load(run, base_model=where, prediction=how), world=world)
-    reporter.say(f"Evaluating {run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")
+    reporter.say(f"Evaluating {request.run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")
     predictions = classifier.classify(examples, reporter=reporter)
-    if not world.is_main:  # rank 0 writes; the others still do their share of its predictions
-        if before:
-            _evaluate_untrained(classifier, base_model, examples, reporter)
-        return
     report = classifier.report(examples, predictions)
-    write_metrics(report, folder / "metrics.json")
-    write_predictions(folder / "predictions.csv", examples, predictions)
     written = ["metrics.json", "predictions.csv"]
-    others = {}
-    if before:
-        others["before"] = _evaluate_untrained(classifier, base_model, examples, reporter)
+    if world.is_main:  # rank 0 writes; the others still do their share of its predictions
+        write_metrics(report, folder / "metrics.json")
+        write_predictions(folder / "predictions.csv", examples, predictions)
+    others: dict[str, Report] = {}
+    untrained = None
+    if request.before:
+        untrained = classify_untrained(classifier, request.base_model, examples, reporter)
+        others["before"] = classifier.untuned().report(examples, untrained)
+    evaluated = Evaluated(classifier, examples, predictions, untrained, request.base_model)
+    findings = look_closer(evaluated, reporter, free=request.free, samples=request.samples)
+    if not world.is_main:
+        return
     if own is not None:
         reporter.say("Training TF-IDF + logistic regression")
         others["baseline"] = classifier.form.baseline(own.train, own.validation, examples, run.labels)
     for kind, other in others.items():
         written.append(f"metrics-{kind}.json")
         write_metrics(other, folder / written[-1])
-    if as_json:
+    for finding in findings:
+        written.append(finding.file)
+        finding.write(folder / finding.file)
+    found = {finding.key: finding.content for finding in findings}
+    if figures := {finding.key: finding.content for finding in findings if finding.measures}:
+        write_metrics(report, folder / "metrics.json", figures)
+    if request.as_json:
         compared = {kind: asdict(other) for kind, other in others.items()}
-        show_json({"run": run_path, "split": name, **asdict(report), **compared})
+        show_json({"run": request.run_path, "split": name, **asdict(report), **compared, **found})
         return
+    _show(report, others, findings, run, name)
+    reporter.say(f"Written to {folder}: {', '.join(written)}")
+
+
+def _show(report: Report, others: dict[str, Report], findings: Sequence[Finding], run: Run, name: str) -> None:
+    from llmcls.evaluation import tables
+
     for kind, other in others.items():
         show(tables.comparison_table(other, report, headings=(_heading(kind, run), "this run")))
     if not others:
@@ -125,84 +186,8 @@ def command(
     show(tables.class_table(report))
     if report.confusion is not None:
         show(tables.confusion_table(report))
-    reporter.say(f"Written to {folder}: {', '.join(written)}")
-
-
-def _read(
-    run: Run,
-    data: str | None,
-    text_columns: Sequence[str],
-    label_column: str | tuple[str, ...] | None,
-    split: str | None,
-    reporter: Reporter,
-) -> tuple[list[Example], str]:
-    """The rows to evaluate, and what to call them: a split of the run's own data, or the name of other data."""
-    from llmcls.data.inputs import load_labelled
-    from llmcls.data.reader import SPLITS, FileFormat
-    from llmcls.data.sources import open_tables
-    from llmcls.data.split_names import standard_name
-
-    if split is not None and standard_name(split) not in SPLITS:
-        raise LlmclsError(unknown("split", split, SPLITS))
-    if data is None:
-        return _read_own(run, standard_name(split or "test"), reporter)
-    form = FileFormat.of(run.settings.data)
-    tables = open_tables(data, form=form)
-    chosen = None if len(tables) == 1 else split or "test"
-    examples = load_labelled(
-        data,
-        labels=run.labels,
-        text_columns=text_columns or run.card["data"]["text_columns"],
-        label_column=label_column or run.card["data"]["label_column"],
-        label_separator=run.label_separator,
-        split=chosen,
-        form=form,
-        order=run.settings.data.labels,
-    )
-    # Never 'test' alone: `llmcls runs list` would show it as the run's accuracy on its own test split.
-    name = re.sub(r"[^\w.-]+", "-", data).strip("-.") or "data"
-    return examples, f"{name}-{chosen or 'data'}" if chosen or name in SPLITS else name
-
-
-def _read_own(run: Run, split: str, reporter: Reporter) -> tuple[list[Example], str]:
-    splits = _load_own(run)
-    if splits.fingerprint != run.card["data"]["fingerprint"]:
-        reporter.warn(f"'{run.settings.data.source}' has changed since this run was trained on it.")
-    if split == "test" and not splits.test and splits.validation:
-        reporter.warn("there is no test split; evaluating on validation, which training may have looked at.")
-        split = "validation"
-    if not splits[split]:
-        raise LlmclsError(
-            f"'{run.settings.data.source}' has no {split} rows; say with --data what to evaluate the run on."
-        )
-    return list(splits[split]), split
-
-
-def _load_own(run: Run) -> DataSplits:
-    """The data that the run was trained on, read again.
-
-    Raises:
-        LlmclsError: when it came from Python, has moved, or cannot be read.
-    """
-    from llmcls.data.splits import load_training_data
-
-    settings = run.settings
-    if settings.data.source is None:
-        raise LlmclsError("This run was trained on data from Python; say with --data what to evaluate it on.")
-    known = settings.model_copy(update={"data": settings.data.model_copy(update={"labels": run.labels.names})})
-    try:
-        return load_training_data(known)
-    except LlmclsError as error:
-        raise LlmclsError(
-            f"The data that '{run.path}' was trained on cannot be read; give other data with --data. {error}"
-        ) from error
-
-
-def _read_rows_of_baseline(run: Run) -> DataSplits:
-    """The rows that a baseline is trained, and its thresholds tuned on."""
-    if run.settings.data.source is None:
-        raise LlmclsError("--baseline needs the training rows, but this run was trained on data from Python.")
-    return _load_own(run)
+    for finding in findings:
+        show(finding.table)
 
 
 def _make_folder(folder: Path) -> None:
@@ -219,13 +204,3 @@ def _make_folder(folder: Path) -> None:
 
 def _heading(kind: str, run: Run) -> str:
     return "untrained head" if kind == "before" and run.has_head else HEADINGS[kind]
-
-
-def _evaluate_untrained(
-    classifier: Classifier, base_model: str | None, examples: Sequence[Example], reporter: Reporter
-) -> Report:
-    run = classifier.run
-    kept = "the head it began with" if run and run.has_head else "its own output layer"
-    reporter.say(f"The base model as it was before training, with {kept}")
-    with classifier.untuned().untrained(base_model) as before:
-        return before.evaluate(examples, reporter=reporter)

@@ -17,7 +17,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor
 
 from llmcls.engine.processor import mask_all_but
-from llmcls.engine.reference import generate_constrained
+from llmcls.engine.reference import generate_behind
 from llmcls.engine.scorer import UnsharedScorer
 from llmcls.engine.scores import Progress, Prompts
 from llmcls.engine.tree import check_prompts
@@ -163,7 +163,7 @@ class ListScorer(UnsharedScorer):
             pad_token_id=self.pad_token_id,
             eos_token_id=self.items.end,
         )
-        said = generate_constrained(
+        said = generate_behind(
             self.model,
             check_prompts(prompts),
             config,

@@ -101,7 +101,7 @@ def generate_answers(
         pad_token_id=pad_token_id,
         eos_token_id=None if ends & inside else sorted(ends),
     )
-    said = generate_constrained(
+    said = generate_behind(
         model,
         rows,
         config,
@@ -112,11 +112,11 @@ def generate_answers(
     return torch.tensor([trie.read(tokens) for tokens in said], dtype=torch.int64)
 
 
-def generate_constrained(
+def generate_behind(
     model: Any,
     rows: Sequence[list[int]],
     config: GenerationConfig,
-    constraint: Callable[[int], LogitsProcessor],
+    constraint: Callable[[int], LogitsProcessor] | None = None,
     *,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
@@ -127,7 +127,7 @@ def generate_constrained(
         model: any Hugging Face causal LM.
         rows: token ids, each row at least one token.
         config: how to generate, and what to pad with; nothing else counts (`only_config`).
-        constraint: makes the logits processor of a batch from its prompts' padded length.
+        constraint: makes the logits processor of a batch from its prompts' padded length; None: every token is allowed.
         batch_size: rows per call of `generate`.
         progress: called with the number of rows finished since its last call.
     """
@@ -143,7 +143,7 @@ def generate_constrained(
                     [[0] * (width - len(row)) + [1] * len(row) for row in batch], device=device
                 ),
                 use_cache=True,
-                logits_processor=LogitsProcessorList([constraint(width)]),
+                logits_processor=LogitsProcessorList([constraint(width)] if constraint else []),
             )
             said += output[:, width:].tolist()
             if progress is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -34,15 +34,20 @@ LATER = frozenset({"macro_precision", "macro_recall", "weighted_precision", "wei
 PREDICTION_COLUMNS = ("source", "text", "label", "predicted", "probability", "correct")
 
 
-def write_metrics(report: Report, path: str | Path) -> None:
+def write_metrics(report: Report, path: str | Path, more: Mapping[str, Any] | None = None) -> None:
     """Write the report as JSON: sorted keys, `per_class` by label name, undefined figures as null.
 
-    `never_occurred` is written too, for readers of the file; `read_metrics` derives it again.
+    `never_occurred` is written too, for readers of the file; `read_metrics` derives it again, and leaves `more` aside.
+
+    Args:
+        report: the figures.
+        path: the file.
+        more: what was found out besides, by names that the report has not.
 
     Raises:
         LlmclsError: when the file cannot be written.
     """
-    content = dataclasses.asdict(report)
+    content = {**dataclasses.asdict(report), **(more or {})}
     content["per_class"] = {entry.pop("label"): entry for entry in content["per_class"]}
     content["never_occurred"] = report.never_occurred
     entries = [f"  {json.dumps(key)}: {_render(content[key])}" for key in sorted(content)]
@@ -83,23 +88,34 @@ def write_predictions(path: str | Path, examples: Iterable[Example], predictions
         LlmclsError: when the file cannot be written.
         ValueError: when there are more examples than predictions, or fewer.
     """
+    rows = zip(examples, predictions, strict=True)
+    write_rows(path, PREDICTION_COLUMNS, (_prediction_row(example, prediction) for example, prediction in rows))
+
+
+def write_rows(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows of cells under a header as CSV, streaming.
+
+    Raises:
+        LlmclsError: when the file cannot be written.
+    """
     with _replacing(Path(path)) as file:
         # QUOTE_NONNUMERIC: else Python before 3.11.9 and 3.12.3 leaves a lone carriage return unquoted, and it ends
         # the row (https://github.com/python/cpython/issues/67044).
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        writer.writerow(PREDICTION_COLUMNS)
-        for example, prediction in zip(examples, predictions, strict=True):
-            known = example.label is not None
-            writer.writerow(
-                (
-                    example.source,
-                    example.text,
-                    example.label if known else "",
-                    prediction.label,
-                    finite(prediction.probability),
-                    str(example.label == prediction.label).lower() if known and prediction.withheld is None else "",
-                )
-            )
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def _prediction_row(example: Example, prediction: Prediction) -> tuple[Any, ...]:
+    known = example.label is not None
+    return (
+        example.source,
+        example.text,
+        example.label if known else "",
+        prediction.label,
+        finite(prediction.probability),
+        str(example.label == prediction.label).lower() if known and prediction.withheld is None else "",
+    )
 
 
 def _names(kind: type[Report]) -> set[str]:

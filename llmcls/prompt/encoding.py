@@ -162,6 +162,20 @@ class Encoder:
             encoded.append(EncodedPrompt(ids, truncated=kept is not tokens))
         return encoded
 
+    def read_prompt(self, prompt: EncodedPrompt) -> str:
+        """The text of a prompt's tokens, as the model reads it: cut to fit, with the frame's control tokens as text."""
+        return self._decode(prompt.input_ids)
+
+    def read_answer(self, said: Sequence[int]) -> str:
+        """The text of an answer's tokens, stripped; control tokens in it are text.
+
+        Where the end of the prompt merges with answers, an answer begins with it, and it is left out of the text.
+        """
+        return self._decode(said).removeprefix(self._decode(self.spelled.boundary)).strip()
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
     def view(self, example: Example) -> list[TokenView]:
         """The prompt's tokens with the characters each covers and where they came from."""
         shots = self.shots.without(example)

@@ -147,7 +147,7 @@ class Run:
         if self.origin and self.origin["weights"] == "adapter":
             raise LlmclsError(
                 f"Run '{self.path}' went on with the LoRA weights of run '{self.origin['run']}', so that run, not the "
-                "base model, is what it was before; leave --before out, and evaluate that run for itself."
+                "base model, is what it was before; leave --before and --samples out, and evaluate that run for itself."
             )
 
     @property

@@ -362,7 +362,7 @@ def _keep(
     with explaining_writes(folder):
         save_weights(trainer, folder / ("model" if settings.training.tuning == "full" else "adapter"))
         if world.is_main:
-card = describe(settings, material.splits, prepared.assembly, metrics, prepared.truncated, cost)
+            card = describe(settings, material.splits, prepared.assembly, metrics, prepared.truncated, cost)
             if job.start is not None:
                 card["started_from"] = job.start.origin
             write_bad_rows(folder, material.splits.bad_rows)

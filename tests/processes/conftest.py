@@ -93,7 +93,7 @@ Start = Callable[..., Finished]
 
 @pytest.fixture(scope="session")
 def extensions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where DeepSpeed keeps what it compiles: not with the user's, where a killed test would leave its lock for ever."""
+    """Where DeepSpeed keeps what it compiles: not with the user's, where a killed test leaves its lock for ever."""
     return tmp_path_factory.mktemp("torch_extensions")
 
 

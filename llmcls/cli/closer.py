@@ -1,0 +1,132 @@
+"""What `llmcls evaluate` finds out besides a report: of a few rows, or of other ways to ask.
+
+for finding in look_closer(Evaluated(classifier, examples, predictions), reporter, free=200):
+    finding.write(folder / finding.file)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmcls.evaluation.samples import choose_rows
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from llmcls.classifier import Classifier
+    from llmcls.console import Reporter
+    from llmcls.records import Example, Prediction
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What is known when the report is made.
+
+    Attributes:
+        classifier: the run's.
+        examples: all rows evaluated.
+        predictions: what the classifier says of them.
+        untrained: what the base model says of them, where it was asked about all.
+        base_model: where the base model is now, if not where it was.
+    """
+
+    classifier: Classifier
+    examples: Sequence[Example]
+    predictions: Sequence[Prediction]
+    untrained: Sequence[Prediction] | None = None
+    base_model: str | None = None
+
+    def draw(self, count: int) -> tuple[list[int], list[Example], list[Prediction]]:
+        """The places of some rows, drawn by the run's seed; the rows, and what the classifier says of them."""
+        places = choose_rows(len(self.examples), count, self.classifier.assembly.settings.seed)
+        return places, [self.examples[place] for place in places], [self.predictions[place] for place in places]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found out.
+
+    Attributes:
+        key: what it is called in JSON.
+        content: what is said of it in JSON.
+        table: what is shown of it.
+        file: the name of its file.
+        write: writes the file.
+        measures: whether the content is figures, which metrics.json has as well.
+    """
+
+    key: str
+    content: Any
+    table: RenderableType
+    file: str
+    write: Callable[[Path], None]
+    measures: bool = True
+
+
+def look_closer(
+    evaluated: Evaluated, reporter: Reporter, *, free: int | None = None, samples: int | None = None
+) -> list[Finding]:
+    """Find out what is asked for; every process must call it.
+
+    Args:
+        evaluated: what is known already.
+        reporter: where messages and progress go.
+        free: how many rows to answer freely; None: no row.
+        samples: how many rows to show before and after training; None: no row.
+    """
+    findings = []
+    if free is not None:
+        findings.append(_answer_freely(evaluated, free, reporter))
+    if samples is not None:
+        findings.append(_show_samples(evaluated, samples, reporter))
+    return findings
+
+
+def classify_untrained(
+    classifier: Classifier, base_model: str | None, examples: Sequence[Example], reporter: Reporter
+) -> list[Prediction]:
+    """What the model of a run said of these rows before it was trained."""
+    run = classifier.run
+    kept = "the head it began with" if run and run.has_head else "its own output layer"
+    reporter.say(f"The base model as it was before training, with {kept}")
+    with classifier.untuned().untrained(base_model) as before:
+        return before.classify(examples, reporter=reporter)
+
+
+def _answer_freely(evaluated: Evaluated, count: int, reporter: Reporter) -> Finding:
+    from llmcls.evaluation.free import compare_free
+    from llmcls.evaluation.row_tables import free_table
+
+    _, rows, predictions = evaluated.draw(count)
+    reporter.say(f"Free answers of {len(rows):,} rows")
+    answers = evaluated.classifier.answer_freely(rows, reporter=reporter)
+    report = compare_free(rows, answers, predictions)
+    separator = evaluated.classifier.assembly.settings.data.label_separator
+    return Finding("free", report.figures(), free_table(report), "free.csv", lambda path: report.write(path, separator))
+
+
+def _show_samples(evaluated: Evaluated, count: int, reporter: Reporter) -> Finding:
+    from llmcls.evaluation.row_tables import samples_table
+    from llmcls.evaluation.samples import write_samples
+
+    places, rows, after = evaluated.draw(count)
+    if evaluated.untrained is None:
+        before = classify_untrained(evaluated.classifier, evaluated.base_model, rows, reporter)
+    else:
+        before = [evaluated.untrained[place] for place in places]
+    content = [
+        {"text": row.text, "label": row.label, "before": old.label, "after": new.label}
+        for row, old, new in zip(rows, before, after, strict=True)
+    ]
+    heading = "untrained head" if evaluated.classifier.encoder.head else "base model"
+    return Finding(
+        "samples",
+        content,
+        samples_table(rows, before, after, heading),
+        "samples.csv",
+        lambda path: write_samples(path, rows, before, after),
+        measures=False,
+    )
