@@ -369,10 +369,10 @@ def _seed(random_state: Any) -> int:
 @contextmanager
 def _own_random_numbers() -> Iterator[None]:
     """Training seeds every generator of the process, loading draws from them; afterwards they go on as before."""
-    import torch
+    from llmcls.model.hardware import forked_random
 
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with forked_random():
         try:
             yield
         finally:

@@ -132,7 +132,7 @@ class Input:
 
 def rows_at_once(classifier: Classifier) -> int:
     """The size of a batch for this classifier's device and processes."""
-    return ROWS_AT_ONCE[classifier.formats.device.type] * classifier.world.size
+    return ROWS_AT_ONCE.get(classifier.formats.device.type, ROWS_AT_ONCE["cuda"]) * classifier.world.size
 
 
 def predict_batches(

@@ -7,6 +7,8 @@ formats.dtype, formats.mixed_precision, formats.describe()
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +18,12 @@ import torch
 from llmcls.errors import LlmclsError
 from llmcls.processes.world import local_rank, must_use_cpu
 from llmcls.settings import Settings
+
+ACCELERATORS = ("cuda", "xpu", "mps", "npu", "mlu", "musa", "sdaa", "hpu")
+"""The torch device types that accelerate knows."""
+
+TRIED = ("cpu", "cuda")
+"""The device types that llmcls has been run on."""
 
 MixedPrecision = Literal["no", "fp16", "bf16"]
 
@@ -42,6 +50,8 @@ class Formats:
     def describe(self) -> str:
         """One line for the user."""
         name = device_name(self.device)
+        if self.device.type not in TRIED:
+            name += f" ({self.device.type}, untested: llmcls has not been run on such a device)"
         stored = {"none": "unquantised", "4bit": "4-bit", "8bit": "8-bit"}[self.quantization]
         autocast = "no autocast" if self.mixed_precision == "no" else f"{self.mixed_precision} autocast"
         return f"{name}, {stored} base weights, {str(self.dtype).removeprefix('torch.')}, {autocast}"
@@ -79,10 +89,32 @@ def _cpu_name() -> str:
 
 
 def choose_device() -> torch.device:
-    """This process's GPU, or the CPU."""
-    if torch.cuda.is_available() and not must_use_cpu():
-        return torch.device("cuda", local_rank())
-    return torch.device("cpu")
+    """This process's accelerator, whatever torch finds that accelerate can use, or else the CPU."""
+    found = None if must_use_cpu() else torch.accelerator.current_accelerator(check_available=True)
+    if found is None or found.type not in ACCELERATORS:
+        return torch.device("cpu")
+    return torch.device(found.type) if found.type == "mps" else torch.device(found.type, local_rank())
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """The type of sums over many rows on the device: float64 where it has that, which Apple's GPUs do not."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+@contextmanager
+def forked_random() -> Iterator[None]:
+    """Whatever is drawn or seeded within leaves torch's random numbers, of CPU and devices, as they were."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None or found.type != "mps":
+        with torch.random.fork_rng(devices=range(0 if found is None else torch.accelerator.device_count())):
+            yield
+        return
+    state = torch.mps.get_rng_state()  # takes no number of a device, which `fork_rng` would give it
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.mps.set_rng_state(state)
 
 
 def choose_formats(settings: Settings, sharded: bool = False, training: bool = False) -> Formats:
@@ -95,18 +127,21 @@ def choose_formats(settings: Settings, sharded: bool = False, training: bool = F
             loses updates below 1/256 of a weight. Autocast computes in less.
 
     Raises:
-        LlmclsError: for bf16 on a GPU without it.
+        LlmclsError: for bf16 on a GPU without it, or weights quantised by bitsandbytes on a
+            device that it does not support.
     """
     device = choose_device()
-    has_bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    has_bf16 = _has_bfloat16(device)
+    # Apple's GPUs compute in float32, too, unless something else is asked for: older ones only emulate bfloat16.
+    plain = device.type in ("cpu", "mps")
     wanted, autocast = settings.model.loaded_dtype, settings.training.mixed_precision
     if wanted == "auto":
         # Sharded 4-bit weights stored as float32 crash in ZeRO-3, and FSDP needs storage and dtype to be one type.
         learned = training and settings.training.tuning == "full"
-        full = learned or (device.type == "cpu" and not (sharded and settings.model.quantization == "4bit"))
+        full = learned or (plain and not (sharded and settings.model.quantization == "4bit"))
         wanted = "float32" if full else "bfloat16" if has_bf16 else "float16"
     if autocast == "auto":
-        autocast = "no" if device.type == "cpu" else "bf16" if has_bf16 else "fp16"
+        autocast = "no" if plain else "bf16" if has_bf16 else "fp16"
     if autocast == "fp16" and device.type == "cpu":
         autocast = "no"  # a run trained on a GPU must predict here; training says it (`describe_missing`)
     if not has_bf16 and "bf16" in (autocast, wanted.replace("bfloat16", "bf16")):
@@ -114,4 +149,25 @@ def choose_formats(settings: Settings, sharded: bool = False, training: bool = F
             "This GPU has no bfloat16; set training.mixed_precision, model.dtype and model.bnb_4bit_compute_dtype to "
             "'auto'."
         )
+    _check_quantization(device, settings.model.quantization)
     return Formats(device, getattr(torch, wanted), autocast, settings.model.quantization, sharded)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 by itself."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    tell = getattr(getattr(torch, device.type, None), "is_bf16_supported", None)
+    return tell is None or bool(tell())
+
+
+def _check_quantization(device: torch.device, quantization: str) -> None:
+    if quantization == "none" or device.type in TRIED:
+        return
+    from bitsandbytes import supported_torch_devices
+
+    if device.type not in supported_torch_devices:
+        raise LlmclsError(
+            f"model.quantization '{quantization}' needs bitsandbytes, which does not support the device "
+            f"'{device.type}', only {', '.join(sorted(supported_torch_devices))}; use --quantization none."
+        )

@@ -170,6 +170,7 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    place = formats.device.index if formats.device.type == "cuda" else str(formats.device)
     quantization = None
     if settings.quantization == "4bit":
         quantization = BitsAndBytesConfig(
@@ -188,7 +189,7 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
             quantization_config=quantization,
             attn_implementation=settings.attn_implementation,
             # A quantised model cannot be moved afterwards: each process loads it onto its own GPU, or a shard of it.
-            device_map={"": formats.device.index} if formats.device.type == "cuda" and not formats.sharded else None,
+            device_map={"": place} if formats.device.type != "cpu" and not formats.sharded else None,
             **base.hub_arguments,
             # A published classifier as the base model: its head may know other labels.
             **({} if head is None else {**head.config_arguments(), "ignore_mismatched_sizes": True}),
@@ -223,10 +224,12 @@ def _new_weights(head: Head | None) -> Iterator[None]:
     """Draw what the checkpoint lacks from the head's seed, the same in training, prediction and on every process."""
     import torch
 
+    from llmcls.model.hardware import forked_random
+
     if head is None:
         yield
         return
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with forked_random():
         torch.manual_seed(head.seed)
         yield
 

@@ -144,7 +144,8 @@ def visible_gpus() -> int:
     """GPUs that this process may use."""
     import torch
 
-    return torch.cuda.device_count()
+    # `torch.cuda` counts without starting CUDA, after which no process could be forked.
+    return torch.cuda.device_count() or torch.accelerator.device_count()
 
 
 def accelerate_arguments(request: LaunchRequest, command: Sequence[str]) -> list[str]:

@@ -183,7 +183,7 @@ def join_prediction() -> World:
     import torch
     from accelerate import PartialState
 
-    state = PartialState(cpu=must_use_cpu() or not torch.cuda.is_available())
+    state = PartialState(cpu=must_use_cpu() or not torch.accelerator.is_available())
     return World("ddp", state.num_processes, state.process_index)
 
 

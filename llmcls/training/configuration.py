@@ -95,7 +95,7 @@ def _sft_config(
         greater_is_better=training.metric_for_best_model != "loss" if selects else None,
         restore_callback_states_from_checkpoint=True,
         dataloader_num_workers=training.dataloader_num_workers,
-        dataloader_pin_memory=formats.device.type == "cuda",
+        dataloader_pin_memory=formats.device.type in ("cuda", "xpu"),
         ddp_find_unused_parameters=False,
         report_to=usable_trackers(training) or "none",
         seed=settings.seed,

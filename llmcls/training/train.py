@@ -8,7 +8,6 @@ run.path
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -156,11 +155,9 @@ def train(
 
 def _free_memory() -> None:
     """Drop what a failed attempt has left on the device."""
-    import torch
+    from accelerate.utils.memory import clear_device_cache
 
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    clear_device_cache(garbage_collection=True)
 
 
 def _train(job: Job) -> Run:

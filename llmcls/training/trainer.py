@@ -31,6 +31,7 @@ from llmcls.engine.decoder import evaluating
 from llmcls.engine.objectives import loss_of, packed_logits, padded_logits, rows_right
 from llmcls.engine.packing import Batch
 from llmcls.errors import LlmclsError
+from llmcls.model.hardware import exact_dtype
 from llmcls.processes.stopping import StopSignals
 from llmcls.settings import Settings
 from llmcls.training.batches import Collator, RowOrder, make_dataset
@@ -77,7 +78,8 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         self.stopping = self.save_is_due = False
         self.step_loss = torch.zeros(())  # of the last micro-batch
         super().__init__(data_collator=collator, **kwargs)
-        self._evaluated = torch.zeros(2, dtype=torch.float64, device=self.args.device)  # sum of losses, of weights
+        exact = exact_dtype(self.args.device)
+        self._evaluated = torch.zeros(2, dtype=exact, device=self.args.device)  # sum of losses, of weights
         self._trained = torch.zeros_like(self._evaluated)  # rows right, rows
         # `Trainer` divides by the accumulation steps itself unless the loss takes the step's item count.
         self.model_accepts_loss_kwargs = True
@@ -217,7 +219,8 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         whole = torch.zeros(shape, dtype=dtype)
         if mine is not None:
             whole[list(at)] = mine.to(whole)
-        # Each row is nought but on one process. Some rows at a time: 10,000 of 10,000 labels take 800 MB.
+        # Only one process has a row, the others have zeros for it. Some rows at a time: 10,000 rows of 10,000 labels
+        # take 800 MB.
         step = max(1, COLLECTED // max(1, whole[:1].numel()))
         return torch.cat(
             [
@@ -240,8 +243,8 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         return torch.tensor(normalizer, dtype=torch.float32, device=device)
 
     def _agree(self, values: list[float]) -> torch.Tensor:
-        """The numbers of every process, float64, (processes, numbers); the same on all of them."""
-        mine = torch.tensor([values], dtype=torch.float64, device=self.args.device)
+        """The numbers of every process, (processes, numbers), as exact as the device is; the same on all of them."""
+        mine = torch.tensor([values], dtype=self._evaluated.dtype, device=self.args.device)
         return self.accelerator.gather(mine)  # type: ignore[no-any-return]
 
     def _fill_up(self, batches: list[list[Batch]], wanted: list[float]) -> None:
