@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
@@ -42,6 +43,8 @@ INAPPLICABLE_CHECKS: Mapping[str, str] = {
     "check_methods_sample_order_invariance": "wants 1e-7; rows are read together, in float32, whose sums depend on "
     "their order: probabilities differ by about 1e-7",
     "check_methods_subset_invariance": "as check_methods_sample_order_invariance",
+    "check_sample_weight_equivalence_on_dense_data": "wants a row of weight 2 to give the model of the row given "
+    "twice, to the last digits; other rows are then in the same step of gradient descent",
 }
 """scikit-learn's estimator checks that cannot apply to this estimator, each with the reason; all others pass.
 
@@ -144,22 +147,31 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any, **unsupported: Any) -> LLMClassifier:  # noqa: N803 - scikit-learn's name
+    def fit(
+        self,
+        X: Any,  # noqa: N803 - scikit-learn's name
+        y: Any,
+        sample_weight: Any = None,
+        **unsupported: Any,
+    ) -> LLMClassifier:
         """Fine-tune on texts and their classes.
 
         Args:
             X: (rows,) texts: a list, an array, a pandas Series, or a matrix or DataFrame with a single column.
             y: (rows,) classes: text, integers or booleans.
-            unsupported: refused; `sample_weight`, which scikit-learn would take from the signature as supported, too.
+            sample_weight: (rows,) how much each row counts, 0 or more, or one number for all; its loss is multiplied by
+                it, as by the weight of its class (`training.class_weights`, whose `balanced` counts rows whatever their
+                weight). None: all alike.
+            unsupported: refused.
 
         Raises:
-            InvalidInputError: for what is no text, several columns, or fewer than two classes; a ValueError as well.
+            InvalidInputError: for what is no text, several columns, fewer than two classes, or weights that are
+                negative, not finite, all 0 or not one a row; a ValueError as well.
             LlmclsError: for impossible settings, a model that cannot be loaded, or an `output_dir` in use.
         """
         if given := [name for name, value in unsupported.items() if value is not None]:
             raise InvalidInputError(
-                f"LLMClassifier.fit does not take {', '.join(given)}; rows have no weights, but classes do: "
-                "settings={'training': {'class_weights': 'balanced'}}."
+                f"LLMClassifier.fit does not take {', '.join(given)}; what it takes besides X and y is sample_weight."
             )
         if y is None:
             raise InvalidInputError("LLMClassifier requires y to be passed, but the target y is None.")
@@ -174,15 +186,19 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)
         names = _names(classes)
+        rows: list[dict[str, Any]] = [{"text": text, "label": names[at]} for text, at in zip(texts, codes, strict=True)]
+        if sample_weight is not None:
+            for row, weight in zip(rows, _as_weights(sample_weight, len(rows)), strict=True):
+                row["weight"] = weight
         folder = TemporaryDirectory(prefix="llmcls-") if self.output_dir is None else None
         path = Path(folder.name, "run") if folder else Path(str(self.output_dir))
         with _quiet(self.verbose), _own_random_numbers():
             run = train(
-                [{"text": text, "label": names[code]} for text, code in zip(texts, codes, strict=True)],
+                rows,
                 text_columns=("text",),
                 label_column="label",
                 output_dir=path,
-                settings=self._resolve(names),
+                settings=self._resolve(names, weighted=sample_weight is not None),
                 overwrite=hasattr(self, "run_") and self.run_.path == path,
                 reporter=Reporter(quiet=not self.verbose),
             )
@@ -269,7 +285,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with _quiet(self.verbose):
             return self._trained.classifier
 
-    def _resolve(self, names: tuple[str, ...]) -> dict[str, Any]:
+    def _resolve(self, names: tuple[str, ...], *, weighted: bool) -> dict[str, Any]:
         """The settings of one `fit`: what `settings` says, then the arguments that were given."""
         given = self.settings if self.settings is not None else {}
         if isinstance(given, Settings):
@@ -296,7 +312,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 merged.setdefault(section, {})[key] = _plain(value)
         data = merged.setdefault("data", {})
         data.setdefault("validation_size", 0)  # scikit-learn's `fit` learns from every row
-        decided = [f"data.{key}" for key in ("source", "text_columns", "label_column", "labels") if data.get(key)]
+        columns = ("text_columns", "label_column", "weight_column")
+        decided = [f"data.{key}" for key in ("source", *columns, "labels") if data.get(key)]
         decided += ["output_dir"] if merged.get("output_dir") else []
         decided += ["task"] if merged.get("task", "single_label") != "single_label" else []
         if make_settings(merged).prediction.may_abstain:
@@ -306,9 +323,12 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         if decided:
             raise LlmclsError(
-                f"settings has {', '.join(decided)}, but X, y and the argument output_dir decide these; leave them out."
+                f"settings has {', '.join(decided)}, but X, y, sample_weight and the argument output_dir decide these; "
+                "leave them out."
             )
         data["labels"] = names
+        if weighted:
+            data["weight_column"] = "weight"
         if self.random_state is not None:
             merged["seed"] = _seed(self.random_state)
         return merged
@@ -342,6 +362,26 @@ def _as_texts(X: Any) -> list[str]:  # noqa: N803
     if problems:
         raise InvalidInputError(several(problems, "X must hold strings", shown=5))
     return [str(value) for value in values]
+
+
+def _as_weights(sample_weight: Any, rows: int) -> list[float]:
+    """(rows,) weights, checked as scikit-learn checks them."""
+    if isinstance(sample_weight, Real):
+        sample_weight = np.full(rows, float(sample_weight))
+    try:
+        weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(f"sample_weight cannot be used, give a finite number a row: {error}") from error
+    problems = []
+    if weights.shape != (rows,):
+        problems.append(f"it has shape {weights.shape}, but there are {rows} rows; give a number a row, or one for all")
+    if (weights < 0).any():
+        problems.append(f"row {np.argmin(weights)} has {weights.min():g}, but a weight is 0 or more")
+    if not weights.any():
+        problems.append("all weights are zero, so that no row counts; give at least one above 0")
+    if problems:
+        raise InvalidInputError(several(problems, "sample_weight cannot be used"))
+    return [float(weight) for weight in weights]
 
 
 def _names(classes: npt.NDArray[Any]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ class Example:
         fields: the row's other columns by name, all as text; a template may use them.
         source: where the row came from, for messages: `train.csv:17`.
         labels: the names of a multi-label row's labels, in the order of the label set; None for a single-label task.
+        weight: how much a training row counts beside others; of no meaning to prediction and evaluation.
     """
 
     text: str
@@ -27,6 +28,7 @@ class Example:
     fields: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     labels: tuple[str, ...] | None = None
+    weight: float = 1.0
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -29,7 +29,13 @@ from llmcls.training.trainer import LabelTrainer
 
 WORDS = ("late", "parcel", "twice", "paid", "thanks", "broken")
 ROWS = [
-    {"text": f"{WORDS[n % 6]} {WORDS[n % 5]} {n}", "body": f"body {n}", "label": "ab"[n % 2], "kind": "yx"[n % 2]}
+    {
+        "text": f"{WORDS[n % 6]} {WORDS[n % 5]} {n}",
+        "body": f"body {n}",
+        "label": "ab"[n % 2],
+        "kind": "yx"[n % 2],
+        "n": 1 + n % 4 // 2,
+    }
     for n in range(40)
 ]
 TEXTS = ["a text", "another text that is longer than the first", "x"]
@@ -144,6 +150,7 @@ CASES: list[tuple[str, Any, Callable[[Probe], Any], Any]] = [
     ("data.source", "{csv}", lambda p: len(p.splits.train), 10),
     ("data.text_columns", ["body"], lambda p: p.splits.train[0].text.split()[0], "body"),
     ("data.label_column", "kind", lambda p: sorted({str(row.label) for row in p.splits.train}), ["x", "y"]),
+    ("data.weight_column", "n", lambda p: loss_weights(p.batch), [0.5, 1.0]),
     ("data.label_separator", "|", lambda p: p.classifier.assembly.settings.data.label_separator, "|"),
     ("data.labels", ["b", "a"], lambda p: p.splits.labels.names, ("b", "a")),
     ("data.label_descriptions", {"a": "first"}, lambda p: p.splits.labels[0].description, "first"),

@@ -28,7 +28,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import validate_data
 
 from llmcls import Classifier, LLMClassifier, LlmclsError, LlmclsWarning
-from llmcls.estimator import INAPPLICABLE_CHECKS
+from llmcls.estimator import INAPPLICABLE_CHECKS, InvalidInputError
 
 TEXTS = [f"parcel number {n} is late" for n in range(10)] + [f"charged {n} euros twice" for n in range(10)]
 LABELS = ["delivery"] * 10 + ["billing"] * 10
@@ -42,10 +42,10 @@ def assert_same(found: Any, expected: Any) -> None:
 class SpeltMatrix(LLMClassifier):
     """Reads the rows of a numeric matrix as texts, so that scikit-learn's checks have something to feed."""
 
-    def fit(self, X: Any, y: Any) -> SpeltMatrix:  # noqa: N803
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> SpeltMatrix:  # noqa: N803
         if y is not None:
             validate_data(self, X)  # learns n_features_in_
-        super().fit(X, y)
+        super().fit(X, y, sample_weight)
         return self
 
     def _texts(self, X: Any) -> list[str]:  # noqa: N803
@@ -314,7 +314,38 @@ def test_silent_unless_verbose(quick: LLMClassifier, capfd: pytest.CaptureFixtur
     assert "2 labels" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("given", [{"sample_weight": [1.0, 2.0]}, {"sample_weight": np.ones(2)}, {"eval_set": 3}])
-def test_what_fit_does_not_take_is_said(given: dict[str, Any]) -> None:
-    with pytest.raises(LlmclsError, match=f"does not take {next(iter(given))}; rows have no weights"):
-        LLMClassifier().fit(["a", "b"], ["x", "y"], **given)
+def test_what_fit_does_not_take_is_said() -> None:
+    with pytest.raises(LlmclsError, match="does not take eval_set, groups; what it takes besides X and y is sample_w"):
+        LLMClassifier().fit(["a", "b"], ["x", "y"], eval_set=3, groups=[1, 2], callbacks=None)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0], r"it has shape \(1,\), but there are 2 rows"),
+        ([[1.0], [2.0]], r"it has shape \(2, 1\), but there are 2 rows"),
+        ([1, -0.5], "row 1 has -0.5, but a weight is 0 or more"),
+        ([0, 0], "all weights are zero"),
+        (0, "all weights are zero"),
+        (-1, "row 0 has -1, but a weight is 0 or more"),
+        ([1, float("nan")], "give a finite number a row: Input sample_weight contains NaN"),
+        ([1, float("inf")], "give a finite number a row: Input sample_weight contains infinity"),
+        (["a", "b"], "give a finite number a row: could not convert string"),
+        ([None, 1.0], "give a finite number a row: "),
+        ({"x": 1}, "give a finite number a row: "),
+    ],
+)
+def test_weights_that_cannot_be_used(weights: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"^sample_weight cannot be used.*{message}"):
+        LLMClassifier().fit(["a", "b"], ["x", "y"], weights)
+
+
+@pytest.mark.slow
+def test_weights_reach_training_and_equal_ones_change_nothing(quick: LLMClassifier) -> None:
+    texts, labels = TEXTS[8:12], LABELS[8:12]
+    plain = quick.fit(texts, labels).predict_proba(texts)
+    assert quick.run_.settings.data.weight_column is None
+    assert (quick.fit(texts, labels, sample_weight=pd.Series([7.5] * 4)).predict_proba(texts) == plain).all()
+    assert quick.run_.settings.data.weight_column == "weight"
+    skewed = quick.fit(texts, labels, [1, 1, 9, 9]).predict_proba(texts)
+    assert (skewed[:, 0] > plain[:, 0] + 1e-3).all() and list(quick.classes_) == ["billing", "delivery"]

@@ -91,7 +91,10 @@ class Answered:
 
 
 class Layout(Protocol):
-    """How the rows of one encoder are laid out for one objective; a target is what `Form.target` gives."""
+    """How the rows of one encoder are laid out for one objective; a target is what `Form.target` gives.
+
+    A row's loss is multiplied by its weight, and so is its part of what the loss is divided by; None: ones.
+    """
 
     @property
     def target_shape(self) -> tuple[int, ...]:
@@ -117,11 +120,13 @@ class Layout(Protocol):
         """How many tokens follow the prompt of a row with this target, at most."""
         ...
 
-    def packed(self, prompts: Prompts, targets: Sequence[Any]) -> Batch:
+    def packed(self, prompts: Prompts, targets: Sequence[Any], weights: Sequence[float] | None = None) -> Batch:
         """One token tree, for `llmcls.engine.objectives.packed_loss`."""
         ...
 
-    def padded(self, prompts: Prompts, targets: Sequence[Any], pad_token_id: int) -> Batch:
+    def padded(
+        self, prompts: Prompts, targets: Sequence[Any], pad_token_id: int, weights: Sequence[float] | None = None
+    ) -> Batch:
         """Right-padded sequences, for `llmcls.engine.objectives.padded_loss`."""
         ...
 

@@ -196,19 +196,27 @@ class ListLayout:
         """The list's tokens."""
         return len(self.items.tokens(positions_of(target)))
 
-    def packed(self, prompts: Prompts, targets: Sequence[Sequence[int]]) -> Batch:
+    def packed(
+        self, prompts: Prompts, targets: Sequence[Sequence[int]], weights: Sequence[float] | None = None
+    ) -> Batch:
         """See `packed_batch`."""
         from llmcls.engine.objectives import packed_batch
 
         numbers, trie = self._answers(targets)
-        return packed_batch(prompts, numbers, trie, self.objective)
+        return packed_batch(prompts, numbers, trie, self.objective, weights)
 
-    def padded(self, prompts: Prompts, targets: Sequence[Sequence[int]], pad_token_id: int) -> Batch:
+    def padded(
+        self,
+        prompts: Prompts,
+        targets: Sequence[Sequence[int]],
+        pad_token_id: int,
+        weights: Sequence[float] | None = None,
+    ) -> Batch:
         """See `padded_batch`."""
         from llmcls.engine.objectives import padded_batch
 
         numbers, trie = self._answers(targets)
-        return padded_batch(prompts, numbers, trie, self.objective, pad_token_id=pad_token_id)
+        return padded_batch(prompts, numbers, trie, self.objective, weights, pad_token_id=pad_token_id)
 
     def probable(self, model: Any) -> bool:
         """A list has no probabilities."""

@@ -175,17 +175,23 @@ class SingleLabelLayout:
         """The answer's tokens."""
         return len(self.trie.answers[target])
 
-    def packed(self, prompts: Prompts, targets: Sequence[int]) -> Batch:
+    def packed(self, prompts: Prompts, targets: Sequence[int], weights: Sequence[float] | None = None) -> Batch:
         """See `packed_batch`."""
         from llmcls.engine.objectives import packed_batch
 
-        return packed_batch(prompts, targets, self.trie, self.objective)
+        return packed_batch(prompts, targets, self.trie, self.objective, weights)
 
-    def padded(self, prompts: Prompts, targets: Sequence[int], pad_token_id: int) -> Batch:
+    def padded(
+        self,
+        prompts: Prompts,
+        targets: Sequence[int],
+        pad_token_id: int,
+        weights: Sequence[float] | None = None,
+    ) -> Batch:
         """See `padded_batch`."""
         from llmcls.engine.objectives import padded_batch
 
-        return padded_batch(prompts, targets, self.trie, self.objective, pad_token_id=pad_token_id)
+        return padded_batch(prompts, targets, self.trie, self.objective, weights, pad_token_id=pad_token_id)
 
     def probable(self, model: Any) -> bool:
         """Not by `generate`, which looks at the labels on its way only."""

@@ -203,18 +203,27 @@ class YesNoLayout:
         """All questions."""
         return len(self.questions.plan.branch.tokens)
 
-    def packed(self, prompts: Prompts, targets: Sequence[Sequence[int]]) -> Batch:
+    def packed(
+        self, prompts: Prompts, targets: Sequence[Sequence[int]], weights: Sequence[float] | None = None
+    ) -> Batch:
         """See `packed_yes_no_batch`."""
         from llmcls.engine.yesno import packed_yes_no_batch
 
-        return packed_yes_no_batch(prompts, list(map(positions_of, targets)), self.questions, self.objective)
+        labels = list(map(positions_of, targets))
+        return packed_yes_no_batch(prompts, labels, self.questions, self.objective, weights)
 
-    def padded(self, prompts: Prompts, targets: Sequence[Sequence[int]], pad_token_id: int) -> Batch:
+    def padded(
+        self,
+        prompts: Prompts,
+        targets: Sequence[Sequence[int]],
+        pad_token_id: int,
+        weights: Sequence[float] | None = None,
+    ) -> Batch:
         """See `padded_yes_no_batch`."""
         from llmcls.engine.yesno import padded_yes_no_batch
 
         labels = list(map(positions_of, targets))
-        return padded_yes_no_batch(prompts, labels, self.questions, self.objective, pad_token_id=pad_token_id)
+        return padded_yes_no_batch(prompts, labels, self.questions, self.objective, weights, pad_token_id=pad_token_id)
 
     def probable(self, model: Any) -> bool:
         """Every label's yes has a probability."""

@@ -30,11 +30,13 @@ class Columns:
         text: the text column or columns; several are joined in this order.
         label: the label column; several, each a label and all of zeros and ones; or None where labels are not read.
         label_separator: what stands between the labels of a row in a multi-label task; None: a row has one label.
+        weight: the column that says how much a training row counts; None: all count alike.
     """
 
     text: tuple[str, ...]
     label: str | tuple[str, ...] | None = None
     label_separator: str | None = None
+    weight: str | None = None
 
     @property
     def label_columns(self) -> tuple[str, ...]:
@@ -50,6 +52,8 @@ class Columns:
             for name in dict.fromkeys(self.label_columns)
             if name in self.text
         ]
+        if self.weight is not None and self.weight in (*self.text, *self.label_columns):
+            problems.append(f"'{self.weight}' is named as weight column, and as text or label column, too")
         # A label has its column's name, stripped.
         counts = Counter(name.strip() for name in self.label_columns)
         problems += [f"label column '{name}' is named twice" for name, count in counts.items() if count > 1]
@@ -90,6 +94,7 @@ def choose_columns(
     label: str | Sequence[str] | None = None,
     require_label: bool = True,
     label_separator: str | None = None,
+    weight: str | None = None,
     where: str = "the data",
     rows: Iterable[Row] = (),
 ) -> Columns:
@@ -100,7 +105,7 @@ def choose_columns(
         text: the text columns' names; empty to guess.
         label: the label column's name, or the names of several of zeros and ones; None to guess.
         require_label: False for prediction: label columns are then taken only if they are named and there.
-        label_separator: see `Columns`.
+        label_separator, weight: see `Columns`; a weight column is never guessed.
         where: what to call the source in messages.
         rows: what to look at where the label column cannot be guessed.
 
@@ -110,7 +115,7 @@ def choose_columns(
     if label is not None and not isinstance(label, str):
         label = label[0] if len(label) == 1 else tuple(label) or None
     labels = label if isinstance(label, tuple) else () if label is None else (label,)
-    named = (*text, *labels) if require_label else text
+    named = (*text, *labels, *([] if weight is None else [weight])) if require_label else text
     wrong = [unknown("column", name, columns) for name in dict.fromkeys(named) if name not in columns]
     if wrong:
         hint = separator_hint(columns) or header_hint(columns) or "Name columns with --text-column and --label-column."
@@ -118,17 +123,17 @@ def choose_columns(
     if not require_label and not set(labels) <= set(columns):
         label, labels = None, ()
     if require_label and label is None:
-        others = [name for name in columns if name not in text]
+        others = [name for name in columns if name not in (*text, weight)]
         if not any(name.strip().lower() in LABEL_NAMES for name in others):
             _offer_flags(find_flags(rows, others), where)
         label = _guess(columns, "label", others, LABEL_NAMES, where)
         labels = (label,)
     if not text:
-        candidates = [name for name in columns if name not in labels]
+        candidates = [name for name in columns if name not in (*labels, weight)]
         if len(candidates) == 1 and looks_like_text(candidates[0]):
             warnings.warn(f"In {where}: {header_hint(candidates)}", LlmclsWarning, stacklevel=3)
         text = candidates if len(candidates) == 1 else [_guess(columns, "text", candidates, TEXT_NAMES, where)]
-    return Columns(tuple(text), label, label_separator)
+    return Columns(tuple(text), label, label_separator, weight)
 
 
 def _offer_flags(columns: Sequence[str], where: str) -> None:

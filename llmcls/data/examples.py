@@ -19,6 +19,7 @@ from llmcls.data.listed import is_hot, looks_listed, name_hot, read_hot, read_li
 from llmcls.data.one_hot import is_missing as is_missing
 from llmcls.data.one_hot import read_flags
 from llmcls.data.reader import Row, Table
+from llmcls.data.weights import read_weight
 from llmcls.figures import to_json
 from llmcls.labels import look, show
 from llmcls.records import Example
@@ -133,6 +134,7 @@ def example_maker(
             elif columns.label is not None:
                 label = name_label(row.values.get(columns.label), class_names, names)
                 label = spellings.get(label, label) if label else label
+            weight = 1.0 if columns.weight is None else read_weight(row.values.get(columns.weight), columns.weight)
             fields = {name: as_field(row.values.get(name)) for name in others}
         except ValueError as error:
             return f"{row.source}: {error}"
@@ -145,7 +147,7 @@ def example_maker(
                 wrong += [unknown_label(name) for name in found if name not in known]
             if wrong:
                 return f"{row.source}: {' and '.join(wrong)}"
-        return Example(text, label, fields, row.source, labels)
+        return Example(text, label, fields, row.source, labels, weight)
 
     return make
 

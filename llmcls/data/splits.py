@@ -21,6 +21,7 @@ from llmcls.data.cut import cap_per_class, cut_stratified
 from llmcls.data.examples import NO_LABEL, NOT_ONE_LABEL, BadRow, class_names_of, make_examples
 from llmcls.data.reader import SPLITS, DatasetReader, FileFormat, Table
 from llmcls.data.sources import describe, open_tables, warn_of_unused
+from llmcls.data.weights import leave_out_weightless
 from llmcls.errors import LlmclsError, LlmclsWarning, several, unknown
 from llmcls.labels import LabelSet, look_alikes, show
 from llmcls.records import Example
@@ -70,10 +71,11 @@ class DataSplits:
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
-    """The SHA-256 over texts and labels in order; sources and other columns do not count."""
+    """The SHA-256 over texts, labels and weights in order; sources and other columns do not count."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(json.dumps([example.text, example.label]).encode() + b"\n")
+        weight = [] if example.weight == 1 else [example.weight]
+        digest.update(json.dumps([example.text, example.label, *weight]).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -88,6 +90,7 @@ def load_training_data(settings: Settings, data: object = None) -> DataSplits:
         data if data is not None else wanted.source,
         text_columns=wanted.text_columns,
         label_column=wanted.label_column,
+        weight_column=wanted.weight_column,
         labels=wanted.labels or None,
         aliases=wanted.label_aliases,
         validation_size=wanted.validation_size,
@@ -106,6 +109,7 @@ def load_data(
     *,
     text_columns: Sequence[str] = (),
     label_column: str | Sequence[str] | None = None,
+    weight_column: str | None = None,
     labels: LabelSet | Sequence[str] | None = None,
     aliases: Mapping[str, Sequence[str]] | None = None,
     validation_size: float = 0.1,
@@ -123,6 +127,7 @@ def load_data(
         data: a specification, a path, or a Python object; see `llmcls.data.sources.open_tables`.
         text_columns: the columns that hold the text, joined in this order; empty to guess one.
         label_column: the column that holds the label, or several of zeros and ones, each a label; None to guess.
+        weight_column: the column that says how much each row of train counts; None: all count alike.
         labels: the label set; None to take it from the data.
         aliases: other spellings of labels, each of which counts as its label.
         validation_size: the share of train that becomes validation where there is no such split; 0 for none.
@@ -152,6 +157,7 @@ def load_data(
         text=text_columns,
         label=label_column,
         label_separator=label_separator,
+        weight=weight_column,
         where=where,
         rows=tables["train"].rows,
     )
@@ -161,6 +167,9 @@ def load_data(
     given = labels if isinstance(labels, LabelSet) or labels is None else LabelSet.from_names(labels, aliases=aliases)
     bad: list[BadRow] | None = [] if skip_bad_rows else None
     splits, label_set = _read_splits(tables, columns, given, aliases or {}, where, notes, bad)
+    if columns.weight is not None:
+        splits["train"], weightless = leave_out_weightless(splits["train"], columns.weight)
+        notes += weightless
     notes += _cut_missing(splits, validation_size, test_size, seed)
     for split, limit in (max_per_class or {}).items():
         before = len(splits[split])
@@ -232,7 +241,7 @@ def _read_splits(
         if not unlabelled:
             splits[split], found = make_examples(
                 table,
-                columns,
+                columns if split == "train" else replace(columns, weight=None),  # figures are unweighted
                 require_labels=True,
                 known_labels=known,
                 spellings=spellings,

@@ -32,9 +32,9 @@ from llmcls.errors import LlmclsError, unknown
 class Objective:
     """What the model learns at the label positions.
 
-    Let row i have the answer y_1 ... y_n (end token included; the label's own where it has aliases), class weight w_i,
-    and let ce(k) be the cross-entropy of y_k at its position (label smoothing e as in torch: target 1 - e + e/K on y_k,
-    e/K on the other K - 1 choices).
+    Let row i have the answer y_1 ... y_n (end token included; the label's own where it has aliases) and the weight w_i,
+    its own times that of its class, and let ce(k) be the cross-entropy of y_k at its position (label smoothing e as in
+    torch: target 1 - e + e/K on y_k, e/K on the other K - 1 choices).
 
     Attributes:
         name: `sft`: the choices are the whole vocabulary, at every answer token.
@@ -73,7 +73,11 @@ class Objective:
 
 
 def packed_batch(
-    prompts: Sequence[Sequence[int]], labels: Sequence[int], trie: LabelTrie, objective: Objective
+    prompts: Sequence[Sequence[int]],
+    labels: Sequence[int],
+    trie: LabelTrie,
+    objective: Objective,
+    row_weights: Sequence[float] | None = None,
 ) -> Batch:
     """Lay a micro-batch out as one token tree.
 
@@ -82,6 +86,7 @@ def packed_batch(
         labels: index of each row's true label in the trie's answers.
         trie: the label set.
         objective: what is to be learned.
+        row_weights: (rows,) 0 or more, beside the weights of classes; None for ones.
 
     Returns:
         CPU tensors: `input_ids`, `position_ids`, `tree_exit` (1, tokens); `points` (n,) places of the hidden states
@@ -104,7 +109,7 @@ def packed_batch(
     return {
         **layout,
         "points": torch.tensor(points, dtype=torch.int64),
-        **_targets(labels, steps, trie, objective),
+        **_targets(labels, steps, trie, objective, row_weights),
     }
 
 
@@ -157,6 +162,7 @@ def padded_batch(
     labels: Sequence[int],
     trie: LabelTrie,
     objective: Objective,
+    row_weights: Sequence[float] | None = None,
     *,
     pad_token_id: int,
 ) -> Batch:
@@ -177,7 +183,7 @@ def padded_batch(
     return {
         **pad_right(sequences, width, pad_token_id),
         "points": torch.tensor(points, dtype=torch.int64),
-        **_targets(labels, steps, trie, objective),
+        **_targets(labels, steps, trie, objective, row_weights),
     }
 
 
@@ -248,12 +254,19 @@ def _steps(trie: LabelTrie, label: int, objective: Objective) -> list[int]:
     return np.flatnonzero(trie.degree[trie.parent[path]] > 1).tolist()
 
 
-def _targets(labels: Sequence[int], steps: Sequence[Sequence[int]], trie: LabelTrie, objective: Objective) -> Batch:
+def _targets(
+    labels: Sequence[int],
+    steps: Sequence[Sequence[int]],
+    trie: LabelTrie,
+    objective: Objective,
+    row_weights: Sequence[float] | None,
+) -> Batch:
+    own = [1.0] * len(labels) if row_weights is None else row_weights
+    by_row = [objective.weight(label) * weight for label, weight in zip(labels, own, strict=True)]
     targets: list[int] = []
     weights: list[float] = []
     choices: list[torch.Tensor] = []
-    for label, row_steps in zip(labels, steps, strict=True):
-        weight = objective.weight(label)
+    for label, weight, row_steps in zip(labels, by_row, steps, strict=True):
         path = trie.path(int(trie.leaf[label]))
         per_example = objective.name == "sft" and objective.normalization == "example"
         weights += [weight / len(row_steps) if per_example else weight] * len(row_steps)
@@ -269,7 +282,7 @@ def _targets(labels: Sequence[int], steps: Sequence[Sequence[int]], trie: LabelT
     batch = {
         "targets": torch.tensor(targets, dtype=torch.int64),
         "weights": torch.tensor(weights, dtype=torch.float32),
-        "normalizer": torch.tensor(sum(weights) if by_token else sum(map(objective.weight, labels))),
+        "normalizer": torch.tensor(sum(weights) if by_token else sum(by_row)),
         "label_smoothing": torch.tensor(objective.label_smoothing),
         "row": torch.arange(len(labels)).repeat_interleave(torch.tensor([len(row_steps) for row_steps in steps])),
         "counted": torch.ones(len(labels)),

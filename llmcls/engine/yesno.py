@@ -213,22 +213,27 @@ def _refuse_global(wanted: bool) -> None:
 
 
 def packed_yes_no_batch(
-    prompts: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], questions: QuestionTrie, objective: Objective
+    prompts: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    questions: QuestionTrie,
+    objective: Objective,
+    row_weights: Sequence[float] | None = None,
 ) -> Batch:
     """Lay a micro-batch out as one token tree, every row followed by all questions; for `objectives.packed_loss`.
 
     With t_ij = 1 where row i has label j, else 0, the loss is the two-way cross-entropy of the answers,
 
-        sum_i 1/L sum_j w_ij ( - t'_ij log p_ij - (1 - t'_ij) log(1 - p_ij) )   over   rows,
+        sum_i r_i 1/L sum_j w_ij ( - t'_ij log p_ij - (1 - t'_ij) log(1 - p_ij) )   over   sum_i r_i,
 
-    with t' = t where label smoothing e is 0, else (1 - e) t + e/2, and w_ij = w_j where t_ij is 1, else 1 (without
-    smoothing that is torch's `pos_weight`).
+    with r the weights of rows, t' = t where label smoothing e is 0, else (1 - e) t + e/2, and w_ij = w_j where t_ij is
+    1, else 1 (without smoothing that is torch's `pos_weight`).
 
     Args:
         prompts: token ids, each prompt at least one token.
         labels: indices of each row's true labels; may be empty.
         questions: the labels' questions.
         objective: class weights and label smoothing; its name must be `label`.
+        row_weights: (rows,) 0 or more; None for ones.
 
     Returns:
         CPU tensors, as `objectives.packed_batch` describes them; `points` are the questions' ends.
@@ -244,7 +249,7 @@ def packed_yes_no_batch(
     return {
         **layout,
         "points": torch.from_numpy((last_own[:, None] + ends[None, :]).reshape(-1)),
-        **_targets(labels, questions, objective),
+        **_targets(labels, questions, objective, row_weights),
     }
 
 
@@ -253,6 +258,7 @@ def padded_yes_no_batch(
     labels: Sequence[Sequence[int]],
     questions: QuestionTrie,
     objective: Objective,
+    row_weights: Sequence[float] | None = None,
     *,
     pad_token_id: int,
 ) -> Batch:
@@ -274,23 +280,29 @@ def padded_yes_no_batch(
     return {
         **pad_right(sequences, width, pad_token_id),
         "points": torch.tensor(points),
-        **_targets(labels, questions, objective),
+        **_targets(labels, questions, objective, row_weights),
     }
 
 
-def _targets(labels: Sequence[Sequence[int]], questions: QuestionTrie, objective: Objective) -> Batch:
+def _targets(
+    labels: Sequence[Sequence[int]],
+    questions: QuestionTrie,
+    objective: Objective,
+    row_weights: Sequence[float] | None,
+) -> Batch:
     size = len(questions)
+    own = np.ones(len(labels)) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
     true = np.zeros((len(labels), size), dtype=np.int64)
     for row, positions in enumerate(labels):
         true[row, list(positions)] = 1
-    weights = np.where(true == 1, [objective.weight(label) for label in range(size)], 1.0) / size
+    weights = np.where(true == 1, [objective.weight(label) for label in range(size)], 1.0) * own[:, None] / size
     return {
         "targets": torch.from_numpy(1 - true.reshape(-1)),  # column 0 of the choices is yes
         "choices": torch.tensor([[question.yes, question.no] for question in questions.questions]).repeat(
             len(labels), 1
         ),
         "weights": torch.from_numpy(weights.reshape(-1)).float(),
-        "normalizer": torch.tensor(float(len(labels))),
+        "normalizer": torch.tensor(float(own.sum())),
         "label_smoothing": torch.tensor(objective.label_smoothing),
         "row": torch.arange(len(labels)).repeat_interleave(size),
         "counted": torch.ones(len(labels)),

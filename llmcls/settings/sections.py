@@ -142,6 +142,11 @@ class DataSettings(Section):
         description="Column that holds the label; guessed when not given. A list of columns of zeros and ones, "
         "[anger, joy], if each is a label.",
     )
+    weight_column: str | None = Field(
+        None,
+        description="Column that says how much each training row counts, a number, 0 or more: its loss is multiplied "
+        "by it. Validation and test rows count alike.",
+    )
     label_separator: str = Field(
         ",",
         min_length=1,

@@ -43,34 +43,37 @@ class Collator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Batch]:
         """The packs of a micro-batch of rows with `input_ids` (the prompt) and `label` (the form's target).
 
-        Rows marked `filler` count nothing; a process that has only those still takes part in the step.
+        A row may have a `weight`. Rows marked `filler` count nothing; a process that has only those still takes part in
+        the step.
         """
         counted = [row for row in rows if not row.get("filler")]
         prompts, targets = [row["input_ids"] for row in counted], [row["label"] for row in counted]
+        weights = [row.get("weight", 1.0) for row in counted]
         if not counted:
             return [self.empty()]
         if not self.packed:
-            return [self._lay_out(prompts, targets)]
+            return [self._lay_out(prompts, targets, weights)]
         shared = shared_prefix_length(prompts)
         own = [
             len(ids) - shared + self.layout.tokens_behind(target) for ids, target in zip(prompts, targets, strict=True)
         ]
         parts = cut_rows(own, shared, self._pack_tokens)
-        return [self._lay_out([prompts[row] for row in part], [targets[row] for row in part]) for part in parts]
+        columns = prompts, targets, weights
+        return [self._lay_out(*([values[row] for row in part] for values in columns)) for part in parts]
 
     def empty(self) -> Batch:
         """The smallest pack, of weight zero: keeps a process in step with others that have more packs."""
-        batch = self._lay_out([[self.layout.some_token]], [self.layout.some_target])
+        batch = self._lay_out([[self.layout.some_token]], [self.layout.some_target], [1.0])
         return batch | {name: batch[name] * 0 for name in ("weights", "normalizer", "counted")}
 
     def predict(self, model: Any, prompts: Sequence[Sequence[int]], batch_size: int) -> Answered:
         """What constrained prediction answers, with all labels' probabilities where `layout.probable(model)`."""
         return self.layout.predict(model, prompts, pad_token_id=self._pad, batch_size=batch_size)
 
-    def _lay_out(self, prompts: Sequence[Sequence[int]], targets: Sequence[Any]) -> Batch:
+    def _lay_out(self, prompts: Sequence[Sequence[int]], targets: Sequence[Any], weights: Sequence[float]) -> Batch:
         if self.packed:
-            return round_up(self.layout.packed(prompts, targets))
-        return self.layout.padded(prompts, targets, self._pad)
+            return round_up(self.layout.packed(prompts, targets, weights))
+        return self.layout.padded(prompts, targets, self._pad, weights)
 
 
 class RowOrder(torch.utils.data.Sampler[int]):

@@ -15,6 +15,7 @@ from typing import Any
 from llmcls.answers import Form
 from llmcls.console import Reporter
 from llmcls.data.splits import DataSplits, load_training_data
+from llmcls.data.weights import relative_weights
 from llmcls.errors import LlmclsError, several, unknown
 from llmcls.labels import LabelSet
 from llmcls.model.loading import find_base_model
@@ -118,9 +119,11 @@ def encode_rows(
     """Encode labelled examples for the trainer.
 
     Returns:
-        Rows with `input_ids` (the prompt) and `label` (the form's target), and how many were truncated.
+        Rows with `input_ids` (the prompt), `label` (the form's target) and, of train where rows differ in it, `weight`;
+        and how many were truncated.
     """
     encoder, form = assembly.encoder, assembly.form
+    weights = relative_weights(examples) if split == "train" else None
     rows: list[dict[str, Any]] = []
     truncated = 0
     encoder.encode(examples[:1])  # a prompt that cannot fit is found at once, not after the first chunk
@@ -131,7 +134,18 @@ def encode_rows(
                 rows.append({"input_ids": prompt.input_ids, "label": form.target(example, encoder.labels)})
                 truncated += prompt.truncated
             advance(len(chunk))
+    for row, weight in zip(rows, weights or (), strict=weights is not None):
+        row["weight"] = weight
     return rows, truncated
+
+
+def doubt_weights(rows: Sequence[dict[str, Any]], step: int, reporter: Reporter) -> None:
+    """Warn where the weights of rows have no effect: the loss of a step is divided by the sum of its rows' weights."""
+    if step == 1 and "weight" in rows[0]:
+        reporter.warn(
+            "the weights of rows have no effect, since every optimizer step has one row, and there is no other for it "
+            "to outweigh; raise training.per_device_train_batch_size or training.gradient_accumulation_steps."
+        )
 
 
 def resolve_class_weights(

@@ -31,7 +31,7 @@ from llmcls.runs.claim import claiming
 from llmcls.runs.run import Run
 from llmcls.runs.writing import check_free, default_path, explaining_writes, unfinished_folder, writing
 from llmcls.settings import LoraSettings, Settings, make_settings
-from llmcls.training.backends import SHARDED, check_request, describe_world
+from llmcls.training.backends import SHARDED, check_request, describe_world, effective_batch
 from llmcls.training.checkpoints import (
     choose_checkpoint,
     describe_run,
@@ -42,7 +42,14 @@ from llmcls.training.checkpoints import (
 from llmcls.training.going_on import Start, announce_start, explicit_settings, find_start
 from llmcls.training.keeping import describe, save_weights, write_bad_rows, write_run
 from llmcls.training.memory import DeviceFullError, explain, shrink
-from llmcls.training.preparation import check_names, describe_missing, encode_rows, read_data, resolve_class_weights
+from llmcls.training.preparation import (
+    check_names,
+    describe_missing,
+    doubt_weights,
+    encode_rows,
+    read_data,
+    resolve_class_weights,
+)
 
 if TYPE_CHECKING:
     from transformers.trainer_utils import TrainOutput
@@ -270,6 +277,7 @@ def _load(job: Job, material: _Material, prepared: _Prepared) -> _Loaded:
         checkpoint = choose_checkpoint(folder, job.resume, identity, force=job.force, reporter=reporter)
     checkpoint = world.share(checkpoint)
     reporter.say(f"Loading {base.checkpoint} on {describe_world(world, formats, settings.training)}")
+    doubt_weights(prepared.train_rows, effective_batch(settings.training, world.size), reporter)
     set_seed(settings.seed)
     if settings.training.tuning == "full" and settings.lora != LoraSettings():
         reporter.warn("the lora.* settings have no effect: training.tuning 'full' trains all weights.")

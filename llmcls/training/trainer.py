@@ -238,6 +238,7 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         due = 0 < self._save_seconds <= time.monotonic() - self._saved_at and self.is_world_process_zero()
         agreed = self._agree([total, float(stop), float(due), *(float(len(packs)) for packs in batch_samples)])
         normalizer, stops, dues, *_ = agreed.sum(0).tolist()
+        normalizer = max(normalizer, torch.finfo(torch.float32).tiny)  # weights may vanish beside the largest one
         self.stopping, self.save_is_due = stops > 0, dues > 0
         self._fill_up(batch_samples, agreed[:, 3:].amax(0).tolist())
         return torch.tensor(normalizer, dtype=torch.float32, device=device)

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from llmcls.answers.single_label import SingleLabelLayout
+from llmcls.console import Reporter
 from llmcls.engine.objectives import Objective, packed_batch, packed_loss
 from llmcls.engine.packing import cut_rows, round_up
 from llmcls.engine.tree import shared_prefix_length
 from llmcls.engine.trie import LabelTrie
 from llmcls.training.batches import GROUPED_STEPS, Collator, RowOrder
+from llmcls.training.preparation import doubt_weights
 
 ANSWERS = [[5, 6, 1], [5, 7, 8, 1], [9, 1]]
 WEIGHTS = (1.0, 3.0, 0.5)
@@ -187,3 +189,23 @@ def test_no_logits_but_at_answer_tokens(fit: Callable[..., Any], monkeypatch: py
     assert max(positions for positions, _ in seen) <= 8 * max(answers)
     assert max(body) > 3 * 8 * max(answers), "the texts are longer than that"
     assert [entry["eval_accuracy"] for entry in trained.log if "eval_accuracy" in entry]
+
+
+def test_weights_of_rows_that_are_alone_in_their_step(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"input_ids": [1], "label": 0, "weight": 0.5}]
+    doubt_weights(rows, 1, Reporter())
+    assert "the weights of rows have no effect" in " ".join(capsys.readouterr().err.split())
+    doubt_weights(rows, 2, Reporter())
+    doubt_weights([{"input_ids": [1], "label": 0}], 1, Reporter())
+    assert capsys.readouterr().err == ""
+
+
+def test_a_pack_knows_the_weights_of_its_rows() -> None:
+    layout = SingleLabelLayout(LabelTrie(ANSWERS), Objective("label"))
+    rows = [{"input_ids": [1, 2, at], "label": at % 2, "weight": 1.0 + at} for at in range(6)]
+    for packed in (True, False):
+        packs = Collator(layout, packed=packed, pad_token_id=0, pack_tokens=8)(rows)
+        assert len(packs) > 1 or not packed
+        weights = {float(weight) for pack in packs for weight in pack["weights"]} - {0.0}  # of what fills packs up
+        assert weights == {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}
+        assert sum(float(pack["normalizer"]) for pack in packs) == 21.0
