@@ -296,6 +296,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 merged.setdefault(section, {})[key] = _plain(value)
         data = merged.setdefault("data", {})
         data.setdefault("validation_size", 0)  # scikit-learn's `fit` learns from every row
+        data.setdefault("test_size", 0)
         decided = [f"data.{key}" for key in ("source", "text_columns", "label_column", "labels") if data.get(key)]
         decided += ["output_dir"] if merged.get("output_dir") else []
         decided += ["task"] if merged.get("task", "single_label") != "single_label" else []

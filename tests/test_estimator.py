@@ -318,3 +318,10 @@ def test_silent_unless_verbose(quick: LLMClassifier, capfd: pytest.CaptureFixtur
 def test_what_fit_does_not_take_is_said(given: dict[str, Any]) -> None:
     with pytest.raises(LlmclsError, match=f"does not take {next(iter(given))}; rows have no weights"):
         LLMClassifier().fit(["a", "b"], ["x", "y"], **given)
+
+
+def test_fit_keeps_no_row_back_unless_the_settings_say_so() -> None:
+    data = LLMClassifier()._resolve(("a", "b"))["data"]
+    assert (data["validation_size"], data["test_size"]) == (0, 0)
+    data = LLMClassifier(settings={"data": {"test_size": 0.2}})._resolve(("a", "b"))["data"]
+    assert (data["validation_size"], data["test_size"]) == (0, 0.2)
