@@ -312,6 +312,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 merged.setdefault(section, {})[key] = _plain(value)
         data = merged.setdefault("data", {})
         data.setdefault("validation_size", 0)  # scikit-learn's `fit` learns from every row
+        data.setdefault("test_size", 0)
         columns = ("text_columns", "label_column", "weight_column")
         decided = [f"data.{key}" for key in ("source", *columns, "labels") if data.get(key)]
         decided += ["output_dir"] if merged.get("output_dir") else []

@@ -160,6 +160,7 @@ CASES: list[tuple[str, Any, Callable[[Probe], Any], Any]] = [
     ("data.quoting", "plain", lambda p: first_text(p, 'text,label\n"a",x\nc,y\n'), '"a"'),
     ("data.bad_rows", "skip", lambda p: first_text(p, "text,label\na,x\nc,y\nd,\n"), "a"),
     ("data.validation_size", 0.5, lambda p: len(p.splits.validation), 20),
+    ("data.test_size", 8, lambda p: len(p.splits.test), 8),
     ("data.max_per_class", {"train": 3}, lambda p: len(p.splits.train), 6),
     ("model.base_model", "nano", lambda p: p.base.name, "nano"),
     ("model.adapter", "tinyllama", lambda p: p.base.adapter.name, "tinyllama"),

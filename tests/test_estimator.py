@@ -349,3 +349,10 @@ def test_weights_reach_training_and_equal_ones_change_nothing(quick: LLMClassifi
     assert quick.run_.settings.data.weight_column == "weight"
     skewed = quick.fit(texts, labels, [1, 1, 9, 9]).predict_proba(texts)
     assert (skewed[:, 0] > plain[:, 0] + 1e-3).all() and list(quick.classes_) == ["billing", "delivery"]
+
+
+def test_fit_keeps_no_row_back_unless_the_settings_say_so() -> None:
+    data = LLMClassifier()._resolve(("a", "b"))["data"]
+    assert (data["validation_size"], data["test_size"]) == (0, 0)
+    data = LLMClassifier(settings={"data": {"test_size": 0.2}})._resolve(("a", "b"))["data"]
+    assert (data["validation_size"], data["test_size"]) == (0, 0.2)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llmcls.data.columns import Columns, choose_columns
-from llmcls.data.cut import cap_per_class, cut_stratified
+from llmcls.data.cut import cap_per_class, cut_missing
 from llmcls.data.examples import NO_LABEL, NOT_ONE_LABEL, BadRow, class_names_of, make_examples
 from llmcls.data.reader import SPLITS, DatasetReader, FileFormat, Table
 from llmcls.data.sources import describe, open_tables, warn_of_unused
@@ -25,6 +25,7 @@ from llmcls.data.weights import leave_out_weightless
 from llmcls.errors import LlmclsError, LlmclsWarning, several, unknown
 from llmcls.labels import LabelSet, look_alikes, show
 from llmcls.records import Example
+from llmcls.settings.rows import SIZE_RULE, check_size
 
 if TYPE_CHECKING:
     from llmcls.settings import Settings
@@ -40,6 +41,7 @@ class DataSplits:
         test: may be empty; evaluation then falls on validation.
         labels: in the order given, else that of the source's class names, else sorted by name.
         columns: the columns that were used.
+        cut: the rows of each split that was cut from train because the source has no such split.
         notes: what was decided and what is worth knowing, one sentence each.
         bad_rows: the rows that were left out because they cannot be used, where that was wanted.
         fingerprints: per split, the SHA-256 over its texts and labels in order.
@@ -52,6 +54,7 @@ class DataSplits:
     columns: Columns
     notes: tuple[str, ...] = ()
     bad_rows: tuple[BadRow, ...] = ()
+    cut: Mapping[str, int] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,6 +97,7 @@ def load_training_data(settings: Settings, data: object = None) -> DataSplits:
         labels=wanted.labels or None,
         aliases=wanted.label_aliases,
         validation_size=wanted.validation_size,
+        test_size=wanted.test_size,
         seed=settings.seed,
         label_separator=wanted.label_separator if settings.form.several else None,
         max_per_class={str(split): limit for split, limit in wanted.max_per_class.items()},
@@ -112,8 +116,8 @@ def load_data(
     weight_column: str | None = None,
     labels: LabelSet | Sequence[str] | None = None,
     aliases: Mapping[str, Sequence[str]] | None = None,
-    validation_size: float = 0.1,
-    test_size: float = 0.0,
+    validation_size: float | None = None,
+    test_size: float | None = None,
     seed: int = 42,
     label_separator: str | None = None,
     max_per_class: Mapping[str, int] | None = None,
@@ -130,11 +134,12 @@ def load_data(
         weight_column: the column that says how much each row of train counts; None: all count alike.
         labels: the label set; None to take it from the data.
         aliases: other spellings of labels, each of which counts as its label.
-        validation_size: the share of train that becomes validation where there is no such split; 0 for none.
+        validation_size: the share (a float) or the number of rows (an integer) of train that becomes validation where
+            there is no such split; 0 for none; None for the rule of `cut_missing`.
         test_size: the same for test, cut first; with 0 evaluation falls on validation.
         seed: decides every cut and every cap.
         label_separator: what stands between the labels of a row, which may have any number; None: it has one.
-        max_per_class: per split, keep at most so many examples of each label, after the cuts.
+        max_per_class: per split, keep at most so many examples of each label, after the cuts; see `cut_missing`.
         catalog: the dataset readers by name; all that plugins registered when None.
         form: what files of text do not say of themselves.
         skip_bad_rows: leave rows that cannot be used out, and tell of them, instead of raising.
@@ -144,9 +149,10 @@ def load_data(
 
     Warns:
         LlmclsWarning: when texts of train come again in another split, one text has two labels, labels look alike,
-            or a split is left out because it has no labels.
+            a split is left out because it has no labels, or a size is given for a split that the data has.
     """
-    _check_choices(validation_size, test_size, max_per_class)
+    limits = max_per_class or {}
+    sizes = _check_choices({"test": test_size, "validation": validation_size}, limits)
     where = describe(data)
     tables = open_tables(data, catalog, form)
     warn_of_unused(data, catalog, form)
@@ -170,34 +176,38 @@ def load_data(
     if columns.weight is not None:
         splits["train"], weightless = leave_out_weightless(splits["train"], columns.weight)
         notes += weightless
-    notes += _cut_missing(splits, validation_size, test_size, seed)
-    for split, limit in (max_per_class or {}).items():
+    notes += _size_notes(splits, sizes)
+    cut = cut_missing(splits, sizes, limits, single=not {"validation", "test"} & tables.keys(), seed=seed)
+    notes += [*cut.notes, *_lack_notes(splits, sizes)]
+    for split, limit in limits.items():
         before = len(splits[split])
         splits[split] = cap_per_class(splits[split], limit, seed)
-        notes.append(f"{split}: at most {limit} rows per label, {before} -> {len(splits[split])} rows, seed {seed}")
+        if len(splits[split]) < before or split not in cut.rows:
+            notes.append(f"{split}: at most {limit} rows per label, {before} -> {len(splits[split])} rows, seed {seed}")
     notes += _label_notes(splits, label_set)
     notes += _look_alike_notes(label_set)
     notes += _repetition_notes(splits)
     _doubt_separator(splits["train"], columns.label_separator, where)
     train, validation, test = (tuple(splits[split]) for split in SPLITS)
-    return DataSplits(train, validation, test, label_set, columns, tuple(notes), tuple(bad or ()))
+    return DataSplits(train, validation, test, label_set, columns, tuple(notes), tuple(bad or ()), cut.rows)
 
 
-def _check_choices(validation_size: float, test_size: float, max_per_class: Mapping[str, int] | None) -> None:
-    problems = [
-        f"{name} is {size}, but it is a share: 0 or more, below 1"
-        for name, size in (("validation_size", validation_size), ("test_size", test_size))
-        if not 0 <= size < 1
-    ]
-    if 0 <= validation_size < 1 and 0 <= test_size < 1 and validation_size + test_size >= 1:
-        problems.append(f"validation_size {validation_size} and test_size {test_size} leave nothing to train on")
-    for split, limit in (max_per_class or {}).items():
+def _check_choices(sizes: Mapping[str, float | None], limits: Mapping[str, int]) -> dict[str, float | None]:
+    """The sizes as numbers of Python's own."""
+    problems, checked = [], {}
+    for split, size in sizes.items():
+        try:
+            checked[split] = check_size(size)
+        except ValueError:
+            problems.append(f"{split}_size is {size}, but {SIZE_RULE}")
+    for split, limit in limits.items():
         if split not in SPLITS:
             problems.append(unknown("split in max_per_class", split, SPLITS))
         if limit < 1:
             problems.append(f"max_per_class of {split} is {limit}, but it is at least 1")
     if problems:
         raise LlmclsError(several(problems, "The data settings cannot be used"))
+    return checked
 
 
 def _guess_notes(columns: Columns, text_columns: Sequence[str], label_column: object) -> list[str]:
@@ -291,22 +301,23 @@ def _all_unlabelled(examples: Sequence[Example], problems: Sequence[str]) -> boo
     return bool(examples or problems) and missing and not any(example.names for example in examples)
 
 
-def _cut_missing(splits: dict[str, list[Example]], validation_size: float, test_size: float, seed: int) -> list[str]:
-    """Cut test and validation from train where they are missing; returns the notes."""
+def _size_notes(splits: Mapping[str, Sequence[Example]], sizes: Mapping[str, float | None]) -> list[str]:
+    """Note, and warn of, sizes that cut nothing."""
+    notes = [
+        f"data.{split}_size {size} cuts nothing, for the data has a {split} split ({len(splits[split])} rows); leave "
+        "it out"
+        for split, size in sizes.items()
+        if size and splits[split]
+    ]
+    for note in notes:
+        warnings.warn(f"{note}.", LlmclsWarning, stacklevel=3)
+    return notes
+
+
+def _lack_notes(splits: Mapping[str, Sequence[Example]], sizes: Mapping[str, float | None]) -> list[str]:
+    """Note what it means that a split has no rows."""
     notes = []
-    rows = len(splits["train"])
-    for split, size in (("test", test_size), ("validation", validation_size)):
-        if splits[split] or not size:
-            continue
-        # Both shares are of the whole train split, though test has already been cut from it.
-        train, cut = cut_stratified(splits["train"], size * rows / len(splits["train"]), seed)
-        splits["train"], splits[split] = train, cut
-        if cut:
-            share = f"{len(cut) / rows:.1%}".replace(".0%", "%").replace("%", " %")
-            notes.append(f"no {split} split: {share} of train ({len(cut)} rows), stratified, seed {seed}")
-        else:
-            notes.append(f"no {split} split, and none can be cut from train, where no label has two different texts")
-    if not splits["validation"] and not validation_size:
+    if not splits["validation"] and sizes["validation"] == 0:
         notes.append("no validation split, and validation_size is 0: nothing tells when to stop")
     if not splits["test"]:
         falls = "evaluation falls on validation" if splits["validation"] else "there is nothing to evaluate on"

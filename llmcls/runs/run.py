@@ -28,7 +28,7 @@ from llmcls.labels import Label, LabelSet
 from llmcls.prompt.shots import Shots
 from llmcls.prompt.template import PromptTemplate
 from llmcls.records import Example
-from llmcls.runs.migrations import FORMAT, migrate, readable_formats
+from llmcls.runs.migrations import FORMAT, migrate, migrate_settings, readable_formats
 from llmcls.runs.writing import CARD, unfinished_folder
 from llmcls.settings import ModelSettings, Settings, make_settings
 
@@ -39,11 +39,13 @@ class Run:
 
     Attributes:
         path: the directory.
-        card: the content of `run.json`.
+        card: the content of `run.json`, in the current format.
+        written: the format that its files have.
     """
 
     path: Path
     card: dict[str, Any]
+    written: int = FORMAT
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -93,7 +95,7 @@ class Run:
             problems += [f"{name} was added" for name in sorted(found - card["seal"].keys())]
         if problems:
             raise LlmclsError(several(problems, f"Run '{path}' does not match its seal; restore it or train again"))
-        return cls(path, migrate(card))
+        return cls(path, migrate(card), card["format"])
 
     def __repr__(self) -> str:
         return f"<Run '{self.path}': {self.card['base_model'].get('name')}, {len(self.card['labels'])} labels>"
@@ -101,7 +103,8 @@ class Run:
     @cached_property
     def settings(self) -> Settings:
         """The settings as resolved at training."""
-        return make_settings(yaml.safe_load((self.path / "settings.yaml").read_text(encoding="utf-8")))
+        values = yaml.safe_load((self.path / "settings.yaml").read_text(encoding="utf-8"))
+        return make_settings(migrate_settings(values, self.written))
 
     @cached_property
     def labels(self) -> LabelSet:

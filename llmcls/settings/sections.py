@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from llmcls.errors import LlmclsError
+from llmcls.settings.rows import Size
 from llmcls.settings.task import OneOf
 
 _TRUTH = ("bool", "bool_")  # Python's type, and what NumPy calls its own
@@ -168,11 +169,21 @@ class DataSettings(Section):
         description="Training rows that cannot be used, such as one without label. error: all are reported, and "
         "nothing is trained; skip: they are left out, counted, and listed in bad_rows.csv in the run.",
     )
-    validation_size: float = Field(
-        0.1, ge=0, lt=1, description="Share of train cut off, stratified, when there is no validation split; 0: none."
+    validation_size: Size = Field(
+        None,
+        description="Rows of train cut off, stratified, when there is no validation split: a share (0.1), a number of "
+        "rows (200), or 0 for none; null: 0.1, or of each label as many as max_per_class names.",
+    )
+    test_size: Size = Field(
+        None,
+        description="The same for test, which is cut first; null: of a single table (a file, a DataFrame) 0.1 where it "
+        "has 500 rows or more, or of each label as many as max_per_class names; of other data none.",
     )
     max_per_class: dict[Literal["train", "validation", "test"], int] = Field(
-        {}, description="At most this many rows of each label in a split, drawn with the seed: {train: 2000}."
+        {},
+        description="At most this many rows of each label in a split, drawn with the seed: {train: 2000}. Of a single "
+        "table, validation and test are cut by it where their size is null; a label with too few rows for all splits "
+        "is divided in the ratio of the limits, and half of it stays in train where train has none.",
     )
 
 

@@ -96,6 +96,7 @@ def describe(
         "data": {
             "source": settings.data.source,
             "rows": {split: len(splits[split]) for split in ("train", "validation", "test")},
+            "cut": dict(splits.cut),
             "fingerprint": splits.fingerprint,
             "text_columns": list(splits.columns.text),
             "label_column": splits.columns.label,

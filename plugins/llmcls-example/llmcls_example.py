@@ -93,7 +93,7 @@ def register_commands(cli: click.Group) -> None:
         """Count the rows of each label in DATA: anything that `llmcls train --data` takes."""
         from llmcls.data.splits import load_data  # heavy, so only here
 
-        splits = load_data(data, validation_size=0)
+        splits = load_data(data, validation_size=0, test_size=0)
         for split in filter(splits.__getitem__, SPLITS):
             counts = Counter(row.label for row in splits[split])
             click.echo(f"{split}: " + ", ".join(f"{label} {count}" for label, count in counts.most_common()))

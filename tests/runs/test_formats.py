@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from llmcls import Classifier, LlmclsError
-from llmcls.runs.migrations import FORMAT, STEPS, migrate
+from llmcls.data.splits import load_training_data
+from llmcls.runs.migrations import FORMAT, STEPS, migrate, migrate_settings
 from llmcls.runs.run import Run
 
 FORMATS = Path(__file__).parent / "formats"
@@ -42,6 +43,21 @@ def test_format_1_kept_thresholds_under_a_name_of_their_own() -> None:
     thresholds = {"values": [0.25, 0.5], "pooled": 0.5, "rows": 20}
     assert migrate({"format": 1, "thresholds": thresholds})["decision"] == thresholds
     assert migrate({"format": 1})["decision"] is None
+
+
+def test_a_run_of_format_1_was_trained_without_cutting_a_test_split() -> None:
+    settings = Run.open(FORMATS / "1" / "single_label").settings
+    assert (settings.data.test_size, settings.data.validation_size) == (0, None)
+    assert Run.open(FORMATS / "2" / "single_label").settings.data.test_size is None
+    assert (
+        load_training_data(
+            settings, [{"text": f"text {n}", "label": ("billing", "praise")[n % 2]} for n in range(600)]
+        ).test
+        == ()
+    )
+    kept = {"data": {"validation_size": 0.1, "max_per_class": {"validation": 3}}}
+    assert migrate_settings(kept, 1)["data"] == {**kept["data"], "test_size": 0}
+    assert migrate_settings(kept, FORMAT) == kept
 
 
 def test_formats_that_are_not_known(tmp_path: Path) -> None:
