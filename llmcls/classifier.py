@@ -20,12 +20,21 @@ from llmcls.console import Reporter
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import Formats, choose_formats
-from llmcls.model.loading import BaseModel, load_model
+from llmcls.model.loading import BaseModel, find_base_model, load_model
 from llmcls.processes.world import ALONE, World
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.template import PROBES
 from llmcls.records import Example, Prediction
-from llmcls.runs.assembly import Assembly, assemble, assemble_run, choose_labels, find_trained_base, relabel
+from llmcls.runs.assembly import (
+    Assembly,
+    assemble,
+    assemble_run,
+    choose_labels,
+    find_trained_base,
+    labels_for_zero_shot,
+    relabel,
+    settle_for_head,
+)
 from llmcls.runs.run import Run
 from llmcls.settings import PredictionSettings, Settings, make_settings
 
@@ -101,37 +110,40 @@ class Classifier:
     def zero_shot(
         cls,
         base_model: str,
-        labels: Sequence[str] | LabelSet,
+        labels: Sequence[str] | LabelSet | None = None,
         *,
         template: str | None = None,
         settings: Settings | None = None,
     ) -> Classifier:
         """A base model as it is, constrained to the labels; the template is that of the settings when None.
 
+        A checkpoint for `AutoModelForSequenceClassification` predicts by its head, from the text alone where no
+        template is named. Its labels are those of its `id2label`; `labels` may bring them into another order.
+
         Raises:
-            LlmclsError: for an unknown base model or template, labels that are no label set, or `training.objective`
-                head in the settings.
+            LlmclsError: for an unknown base model or template, labels that are no label set or not the head's, and
+                `training.objective` head in the settings for a base model that has no head.
         """
-        if settings is not None and settings.training.objective == "head":
+        if isinstance(labels, str):
+            raise LlmclsError(f"Give a list of labels, not one string: zero_shot(model, [{labels!r}, ...]).")
+        chosen = settings or Settings()
+        held = chosen.model.model_copy(update={"base_model": base_model})
+        chosen = chosen.model_copy(update={"model": held})
+        base = find_base_model(held)
+        if base.head_labels is not None:
+            chosen = settle_for_head(chosen, base, template)
+        elif chosen.training.objective == "head":
             raise LlmclsError(
                 "A classification head knows nothing before it is trained; leave training.objective out to predict "
                 "with a base model as it is."
             )
-        if isinstance(labels, str):
-            raise LlmclsError(f"Give a list of labels, not one string: zero_shot(model, [{labels!r}, ...]).")
-        given = (settings or Settings()).model_dump()
-        given["model"]["base_model"] = base_model
+        given = chosen.model_dump()
         given["prompt"]["template"] = template or given["prompt"]["template"]
         resolved = make_settings(given)
-        known = resolved.data
-        label_set = (
-            labels
-            if isinstance(labels, LabelSet)
-            else LabelSet.from_names(labels, known.label_descriptions, known.label_aliases)
-        )
-        assembly = assemble(resolved, label_set)
+        label_set = labels_for_zero_shot(base, labels, resolved.data)
+        assembly = assemble(resolved, label_set, as_published=base.head_labels is not None)
         formats = choose_formats(resolved)
-        model = load_model(assembly.base, resolved.model, formats)
+        model = load_model(assembly.base, resolved.model, formats, assembly.head)
         return cls._make(assembly, formats, model, resolved.prediction, None)
 
     @classmethod

@@ -85,8 +85,6 @@ class Request:
             raise click.UsageError("Leave --output out to write to the standard output.")
         if self.overwrite and not self.output:
             raise click.UsageError("--overwrite says that --output FILE may be replaced; give one.")
-        if not self.run_path and not self.labels:
-            raise click.UsageError("Give --run DIR, or --labels A,B,C with a --base-model M (default: nano).")
         if self.run_path and self.task:
             raise click.UsageError("--task is for zero-shot prediction; a run has its own task.")
         if (self.text_columns or self.label_column) and (self.texts or self.source == "-"):
@@ -261,6 +259,7 @@ def _choose_way(request: Request) -> Way:
         changes |= {"method": request.method}
         options = {f"prediction__{name}": value for name, value in changes.items()}
         settings = gather_settings(request.files, request.assignments, task=request.task, **options)
+        settings = _settle_zero_shot(request, settings)
         refuse_missing(form_of(settings), named)  # type: ignore[arg-type]  # the keys are `Figure`s
         return Way(None, settings, settings.prediction)
     refuse_missing(form_of(run.settings), named)  # type: ignore[arg-type]
@@ -274,6 +273,28 @@ def _choose_way(request: Request) -> Way:
         labels = choose_labels(run.labels, split_labels(request.labels), head=run.has_head)
         form_of(run.settings).check(settings.prediction, labels)
     return Way(run, run.settings.model_copy(update={"data": data}), settings.prediction, labels)
+
+
+def _settle_zero_shot(request: Request, settings: Settings) -> Settings:
+    """The settings to predict with a base model as it is, which may be a classifier with a head.
+
+    Raises:
+        click.UsageError: when it has no labels of its own, and none are given.
+    """
+    from llmcls.model.loading import find_base_model
+    from llmcls.runs.assembly import labels_for_zero_shot, settle_for_head
+
+    named = {"base_model": request.base_model or settings.model.base_model}
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update=named)})
+    base = find_base_model(settings.model)
+    if base.head_labels is None and not request.labels:
+        raise click.UsageError("Give --run DIR, or --labels A,B,C with a --base-model M (default: nano).")
+    labels_for_zero_shot(base, None if request.labels is None else split_labels(request.labels), settings.data)
+    if base.head_labels is not None:
+        if request.label_mass:
+            raise LlmclsError("A classification head can say nothing but its labels; leave --label-mass out.")
+        return settle_for_head(settings, base, request.template)
+    return settings
 
 
 def _refuse_without_effect(trained: Settings, given: Settings) -> None:
@@ -309,8 +330,8 @@ def _load(request: Request, way: Way) -> Classifier:
     if request.quantization:
         held = settings.model.model_copy(update={"quantization": request.quantization})
         settings = settings.model_copy(update={"model": held})
-    base_model, labels = request.base_model or settings.model.base_model, split_labels(request.labels or "")
-    return Classifier.zero_shot(base_model, labels, template=request.template, settings=settings)
+    labels = None if request.labels is None else split_labels(request.labels)
+    return Classifier.zero_shot(settings.model.base_model, labels, template=request.template, settings=settings)
 
 
 def _predict(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,13 @@ from llmcls.errors import LlmclsError, LlmclsWarning, shorten
 from llmcls.labels import LabelSet
 from llmcls.model.loading import BaseModel, find_base_model, load_saved_tokenizer, load_tokenizer
 from llmcls.prompt.encoding import Encoder
+from llmcls.prompt.frame import Frame
 from llmcls.prompt.shots import Shots, choose_shots
 from llmcls.prompt.template import PromptTemplate, prompt_templates
 from llmcls.records import Example
 from llmcls.runs.run import Run
-from llmcls.settings import ModelSettings, Settings, make_settings
+from llmcls.settings import DataSettings, ModelSettings, Settings, make_settings
+from llmcls.settings.task import rules_for, tasks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -55,7 +57,12 @@ class Assembly:
 
 
 def assemble(
-    settings: Settings, labels: LabelSet, train: Sequence[Example] = (), *, start: Run | None = None
+    settings: Settings,
+    labels: LabelSet,
+    train: Sequence[Example] = (),
+    *,
+    start: Run | None = None,
+    as_published: bool = False,
 ) -> Assembly:
     """Find and load all that turns examples into tokens, for a base model that is not trained yet.
 
@@ -64,6 +71,7 @@ def assemble(
         labels: the label set.
         train: the rows to draw solved examples from.
         start: the run that training goes on from: its tokenizer is taken, and its base model must be the same.
+        as_published: begin prompts as the tokenizer itself does, for a classifier that others have trained.
 
     Raises:
         LlmclsError: for an unknown base model or template, or shots wanted without training examples.
@@ -88,7 +96,51 @@ def assemble(
                 f"Template '{template.name}' shows solved examples, which need a training split or a run."
             )
         shots = choose_shots(train, labels, per_label=settings.prompt.shots_per_label, seed=settings.seed)
-    return _put_together(settings, base, tokenizer, template, labels, shots)
+    frame = frame_as_published(base, tokenizer) if as_published else None
+    return _put_together(settings, base, tokenizer, template, labels, shots, frame)
+
+
+def settle_for_head(settings: Settings, base: BaseModel, template: str | None) -> Settings:
+    """The settings to predict with a base model that is a classifier: its head, its task, and the text alone.
+
+    Args:
+        settings: those given.
+        base: a base model that has `head_labels`.
+        template: that given, if any; else that of the settings where they name one, else `text`.
+
+    Raises:
+        LlmclsError: when the settings name another task, or the head's outputs are not labels.
+    """
+    kind = base.config.get("problem_type")
+    if kind not in (None, "single_label_classification", "multi_label_classification"):
+        raise LlmclsError(f"'{base.name}' has a head for '{kind}', not for labels; give a classifier.")
+    task, several = settings.task, kind == "multi_label_classification"
+    if settings.form.several != several:
+        task = next(name for name in tasks() if rules_for(name, "auto").several == several)
+        if "task" in settings.model_fields_set:
+            raise LlmclsError(f"'{base.name}' has a head for task {task}, not {settings.task}; leave --task out.")
+    given = settings.model_dump()
+    named = "template" in settings.prompt.model_fields_set
+    usual = settings.form.defaults.get("prompt.template")  # which is filled in, and not given
+    chosen = settings.prompt.template if named and settings.prompt.template != usual else "text"
+    given["prompt"]["template"] = template or chosen
+    given["training"]["objective"] = "head"
+    return make_settings({**given, "task": task})
+
+
+def frame_as_published(base: BaseModel, tokenizer: PreTrainedTokenizerFast) -> Frame:
+    """The base model's frame, with a plain prompt begun as the tokenizer itself begins a text."""
+    plain, whole = (tokenizer("x", add_special_tokens=added)["input_ids"] for added in (False, True))
+    at = next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)
+    before, behind = ("".join(tokenizer.convert_ids_to_tokens(ids)) for ids in (whole[:at], whole[at + len(plain) :]))
+    if behind:
+        warnings.warn(
+            f"the tokenizer of '{base.name}' puts {behind!r} behind a text, which is left out here: its probabilities "
+            "may be other ones than those of transformers' pipeline.",
+            LlmclsWarning,
+            stacklevel=4,
+        )
+    return replace(base.adapter.frame(tokenizer), bos_token=before)
 
 
 def assemble_run(
@@ -144,6 +196,32 @@ def choose_labels(assembled: LabelSet, labels: Sequence[str] | LabelSet, *, head
     return labels if isinstance(labels, LabelSet) else assembled.with_names(labels)
 
 
+def labels_for_zero_shot(base: BaseModel, labels: Sequence[str] | LabelSet | None, known: DataSettings) -> LabelSet:
+    """The labels of a base model as it is: those given, or those of its head, which may come in another order.
+
+    Raises:
+        LlmclsError: for labels that are no label set or not the head's, and for none where there is no head.
+    """
+    own = base.head_labels
+    if labels is None and own is None:
+        raise LlmclsError(
+            f"'{base.name}' is not a classifier with labels of its own; give a list: zero_shot(model, ['a', 'b'])."
+        )
+    names: Sequence[str] = own or ()
+    if isinstance(labels, LabelSet):
+        names = labels.names
+    elif labels is not None:
+        names = list(labels)
+    if own is not None and sorted(names) != sorted(own):
+        raise LlmclsError(
+            f"The head of '{base.name}' knows the labels {shorten(own)}, so it cannot be given {shorten(names)}; leave "
+            "them (--labels) out, or train it with other ones."
+        )
+    if isinstance(labels, LabelSet):
+        return labels
+    return LabelSet.from_names(names, known.label_descriptions, known.label_aliases)
+
+
 def relabel(assembly: Assembly, labels: LabelSet) -> Assembly:
     """The same parts with other labels: prompt, answers and codes follow; examples of labels that are gone go.
 
@@ -180,7 +258,8 @@ def relabel(assembly: Assembly, labels: LabelSet) -> Assembly:
                 LlmclsWarning,
                 stacklevel=3,
             )
-    return _put_together(assembly.settings, assembly.base, assembly.tokenizer, template, labels, shots)
+    base, tokenizer = assembly.base, assembly.tokenizer
+    return _put_together(assembly.settings, base, tokenizer, template, labels, shots, encoder.frame)
 
 
 def find_template(name: str) -> PromptTemplate:
@@ -221,6 +300,7 @@ def _put_together(
     template: PromptTemplate,
     labels: LabelSet,
     shots: Shots,
+    frame: Frame | None = None,
 ) -> Assembly:
     form, has_head, prompt = form_of(settings), settings.training.objective == "head", settings.prompt
     if base.head_labels is not None and not has_head:
@@ -230,7 +310,7 @@ def _put_together(
         )
     encoder = Encoder(
         tokenizer,
-        base.adapter.frame(tokenizer),
+        frame or base.adapter.frame(tokenizer),
         template,
         labels,
         form,

@@ -139,7 +139,7 @@ def test_problems_are_found_before_the_model_is_loaded(
         (("x", "--input", "-"), "Give either texts or --input"),
         (("x",), "Give --run DIR, or --labels A,B,C with a --base-model M"),
         (("x", "--base-model", "nano"), "Give --run DIR, or --labels A,B,C with a --base-model M"),
-        (("x", "--run", "r", "--labels", "a,b"), "a run has its own labels"),
+        (("x", "--run", "r", "--task", "multi_label"), "a run has its own task"),
         (("x", "--run", "r", "--method", "xact"), "'xact' is not one of"),
         (("x", "--run", "r", "--quantisation", "none"), "--quantization"),
     ],
