@@ -16,6 +16,7 @@ from llmcls.cli.shared import (
     column_options,
     output_options,
     prediction_options,
+    prompt_option,
     show,
     show_json,
     start,
@@ -49,6 +50,7 @@ class Request:
     baseline: bool
     free: int | None
     samples: int | None
+    prompt: bool
     method: str | None
     threshold: float | None
     min_probability: float | None
@@ -106,12 +108,15 @@ class Request:
     metavar="N",
     help="Also show N rows with the answers of the base model before training and of the run.",
 )
+@prompt_option
 @prediction_options
 @click.option("--output-dir", metavar="DIR", help="Where the files go; RUN/evaluation/SPLIT (or /DATA) when not given.")
 @output_options
 @failing_once()
 def command(**options: Any) -> None:
     """Evaluate a run on labelled texts; writes metrics.json and predictions.csv.
+
+    With --prompt, predictions.csv has the prompts as well.
 
     The N rows of --free and --samples are drawn at random, by the run's seed.
 
@@ -144,7 +149,8 @@ def command(**options: Any) -> None:
     written = ["metrics.json", "predictions.csv"]
     if world.is_main:  # rank 0 writes; the others still do their share of its predictions
         write_metrics(report, folder / "metrics.json")
-        write_predictions(folder / "predictions.csv", examples, predictions)
+        prompts = classifier.encoder.read_prompts(examples) if request.prompt else None
+        write_predictions(folder / "predictions.csv", examples, predictions, prompts)
     others: dict[str, Report] = {}
     untrained = None
     if request.before:

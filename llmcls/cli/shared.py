@@ -78,6 +78,15 @@ def prediction_options(function: F) -> F:
     return click.option("--method", type=METHODS, help="How labels are found (prediction.method).")(function)
 
 
+def prompt_option(function: F) -> F:
+    """`--prompt`."""
+    return click.option(
+        "--prompt",
+        is_flag=True,
+        help="Add the column prompt: what the model read, decoded from its tokens, cut to fit, control tokens as text.",
+    )(function)
+
+
 def refuse_repeats(command: click.Command, parent: click.Context, name: str | None, arguments: Sequence[str]) -> None:
     """Refuse an option that takes one value and is given twice, in the command or a command of it.
 
