@@ -25,7 +25,7 @@ from llmcls.processes.world import ALONE, World
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.template import PROBES
 from llmcls.records import Example, Prediction
-from llmcls.runs.assembly import Assembly, assemble, assemble_run, find_trained_base
+from llmcls.runs.assembly import Assembly, assemble, assemble_run, find_template, find_trained_base
 from llmcls.runs.run import Run
 from llmcls.settings import PredictionSettings, Settings, make_settings
 
@@ -178,6 +178,21 @@ class Classifier:
     def untuned(self) -> Classifier:
         """The same, without what was decided on held-out rows for the trained model, such as thresholds."""
         return replace(self, _predictor=self._predictor.untuned())
+
+    def with_template(self, template: str) -> Classifier:
+        """The same model, asked with another prompt; what was decided on held-out rows for the run's own is kept.
+
+            classifier.with_template("chat").predict(["Where is my parcel?"])
+
+        Args:
+            template: a registered template's name, or the path of a `.j2` file.
+
+        Raises:
+            LlmclsError: for an unknown template, or one that does not suit the labels or the model.
+        """
+        assembly = self.assembly.with_template(find_template(template))
+        made = self._make(assembly, self.formats, self._model, self.prediction, self.run)
+        return replace(made, world=self.world)
 
     @property
     def tie_tolerance(self) -> float:

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmcls.cli.closer import Evaluated, Finding, classify_untrained, look_closer
+from llmcls.cli.closer import Evaluated, Finding, check_templates, classify_untrained, look_closer
 from llmcls.cli.labelled import Labelled, read_rows, read_rows_of_baseline
 from llmcls.cli.shared import (
+    ListCommand,
     column_options,
     output_options,
     prediction_options,
     prompt_option,
     show,
     show_json,
+    split_commas,
     start,
 )
 from llmcls.errors import LlmclsError
@@ -51,6 +53,7 @@ class Request:
     free: int | None
     samples: int | None
     prompt: bool
+    templates: tuple[str, ...]
     method: str | None
     threshold: float | None
     min_probability: float | None
@@ -86,7 +89,7 @@ class Request:
             refuse_free(form_of(run.settings), run.has_head)
 
 
-@click.command("evaluate", short_help="Measure a run on labelled texts.")
+@click.command("evaluate", cls=ListCommand, short_help="Measure a run on labelled texts.")
 @click.option("--run", "run_path", required=True, metavar="DIR", help="The run to evaluate.")
 @click.option("--data", metavar="DIR|FILE|SPEC", help="Labelled texts; the run's own data when not given.")
 @column_options
@@ -108,6 +111,12 @@ class Request:
     metavar="N",
     help="Also show N rows with the answers of the base model before training and of the run.",
 )
+@click.option(
+    "--templates",
+    multiple=True,
+    metavar="T...",
+    help="Also ask with these templates (names or .j2 files), and count the rows whose label changes.",
+)
 @prompt_option
 @prediction_options
 @click.option("--output-dir", metavar="DIR", help="Where the files go; RUN/evaluation/SPLIT (or /DATA) when not given.")
@@ -125,6 +134,12 @@ def command(**options: Any) -> None:
 
     samples.csv has text, label, and the answers before and after training; both are always labels. Of the base model it
     needs these rows only.
+
+    \b
+    llmcls evaluate --run runs/tickets --templates instruction chat my.j2
+
+    asks the same rows in other words; templates.csv has the answers. The closer to 0 the share of changed labels, the
+    less they hang on the wording.
     """
     request = Request(**options)
     reporter = start(request.quiet, request.as_json)
@@ -137,11 +152,13 @@ def command(**options: Any) -> None:
     given = Labelled(request.data, request.text_columns, request.label_column, request.split)
     examples, name = read_rows(run, given, reporter)
     own = read_rows_of_baseline(run) if request.baseline else None
+    where, names = None if run.whole else request.base_model, split_commas(request.templates)
+    if names:
+        check_templates(run, names, where, examples)
     folder = Path(request.output_dir) if request.output_dir else run.path / "evaluation" / name
     _make_folder(folder)
     world = join_prediction()
     how = change_settings(run.settings, {"prediction": request.prediction}).prediction
-    where = None if run.whole else request.base_model
     classifier = replace(Classifier.load(run, base_model=where, prediction=how), world=world)
     reporter.say(f"Evaluating {request.run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")
     predictions = classifier.classify(examples, reporter=reporter)
@@ -157,7 +174,7 @@ def command(**options: Any) -> None:
         untrained = classify_untrained(classifier, request.base_model, examples, reporter)
         others["before"] = classifier.untuned().report(examples, untrained)
     evaluated = Evaluated(classifier, examples, predictions, untrained, request.base_model)
-    findings = look_closer(evaluated, reporter, free=request.free, samples=request.samples)
+    findings = look_closer(evaluated, reporter, free=request.free, samples=request.samples, templates=names)
     if not world.is_main:
         return
     if own is not None:
