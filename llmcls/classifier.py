@@ -30,6 +30,7 @@ from llmcls.runs.assembly import (
     assemble,
     assemble_run,
     choose_labels,
+    find_template,
     find_trained_base,
     labels_for_zero_shot,
     relabel,
@@ -229,6 +230,21 @@ class Classifier:
     def untuned(self) -> Classifier:
         """The same, without what was decided on held-out rows for the trained model, such as thresholds."""
         return replace(self, _predictor=self._predictor.untuned(), _decision=None)
+
+    def with_template(self, template: str) -> Classifier:
+        """The same model, asked with another prompt; what was decided on held-out rows for the run's own is kept.
+
+            classifier.with_template("chat").predict(["Where is my parcel?"])
+
+        Args:
+            template: a registered template's name, or the path of a `.j2` file.
+
+        Raises:
+            LlmclsError: for an unknown template, or one that does not suit the labels or the model.
+        """
+        assembly = self.assembly.with_template(find_template(template))
+        made = self._make(assembly, self.formats, self._model, self.prediction, self.run)
+        return replace(made, world=self.world)
 
     @property
     def tie_tolerance(self) -> float:

@@ -6,11 +6,13 @@ for finding in look_closer(Evaluated(classifier, examples, predictions), reporte
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmcls.errors import LlmclsError, several
 from llmcls.evaluation.samples import choose_rows
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from llmcls.classifier import Classifier
     from llmcls.console import Reporter
     from llmcls.records import Example, Prediction
+    from llmcls.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,12 @@ class Finding:
 
 
 def look_closer(
-    evaluated: Evaluated, reporter: Reporter, *, free: int | None = None, samples: int | None = None
+    evaluated: Evaluated,
+    reporter: Reporter,
+    *,
+    free: int | None = None,
+    samples: int | None = None,
+    templates: Sequence[str] = (),
 ) -> list[Finding]:
     """Find out what is asked for; every process must call it.
 
@@ -76,13 +84,45 @@ def look_closer(
         reporter: where messages and progress go.
         free: how many rows to answer freely; None: no row.
         samples: how many rows to show before and after training; None: no row.
+        templates: other templates to ask all rows with; `check_templates` has found them to suit.
     """
     findings = []
     if free is not None:
         findings.append(_answer_freely(evaluated, free, reporter))
     if samples is not None:
         findings.append(_show_samples(evaluated, samples, reporter))
+    if templates:
+        findings.append(_ask_otherwise(evaluated, templates, reporter))
     return findings
+
+
+def check_templates(run: Run, names: Sequence[str], base_model: str | None, examples: Sequence[Example]) -> None:
+    """Find what is wrong with other templates before a model is loaded.
+
+    Raises:
+        LlmclsError: with all that is wrong: unknown ones, those of another task, those that do not suit the run or the
+            rows, and those given twice.
+    """
+    from llmcls.runs.assembly import assemble_run, find_template
+    from llmcls.settings.task import tasks
+
+    assembly = assemble_run(run, base_model=base_model, verify=False)
+    problems = [f"'{name}' is given {count} times; keep one." for name, count in Counter(names).items() if count > 1]
+    for name in dict.fromkeys(names):
+        # The templates of a task bear its name.
+        others = [task for task in tasks() if task != run.settings.task and f"{name}_".startswith(f"{task}_")]
+        try:
+            template = find_template(name)
+            if others and not name.endswith(".j2"):
+                raise LlmclsError(
+                    f"Template '{name}' is for the task {others[0]}, but this run was trained for the task "
+                    f"{run.settings.task}; choose another template."
+                )
+            assembly.with_template(template).encoder.encode(examples)
+        except LlmclsError as error:
+            problems.append(str(error))
+    if problems:
+        raise LlmclsError(several(problems, "--templates"))
 
 
 def classify_untrained(
@@ -129,4 +169,27 @@ def _show_samples(evaluated: Evaluated, count: int, reporter: Reporter) -> Findi
         "samples.csv",
         lambda path: write_samples(path, rows, before, after),
         measures=False,
+    )
+
+
+def _ask_otherwise(evaluated: Evaluated, templates: Sequence[str], reporter: Reporter) -> Finding:
+    from llmcls.evaluation.row_tables import templates_table
+    from llmcls.evaluation.stability import Asked, Stability
+
+    classifier, examples = evaluated.classifier, evaluated.examples
+    name = classifier.encoder.template.name
+    own = Asked(name, evaluated.predictions, classifier.report(examples, evaluated.predictions))
+    others = []
+    for template in templates:
+        reporter.say(f"The same rows with template '{template}'")
+        other = classifier.with_template(template)
+        predictions = other.classify(examples, reporter=reporter)
+        others.append(Asked(template, predictions, other.report(examples, predictions)))
+    stability = Stability(own, others)
+    return Finding(
+        "templates",
+        stability.figures(),
+        templates_table(stability),
+        "templates.csv",
+        lambda path: stability.write(path, examples),
     )

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmcls.cli.closer import Evaluated, Finding, classify_untrained, look_closer
+from llmcls.cli.closer import Evaluated, Finding, check_templates, classify_untrained, look_closer
 from llmcls.cli.labelled import Labelled, read_rows, read_rows_of_baseline
 from llmcls.cli.shared import (
+    ListCommand,
     column_options,
     output_options,
     prediction_options,
+    prompt_option,
     show,
     show_json,
+    split_commas,
     start,
 )
 from llmcls.errors import LlmclsError
@@ -49,6 +52,8 @@ class Request:
     baseline: bool
     free: int | None
     samples: int | None
+    prompt: bool
+    templates: tuple[str, ...]
     method: str | None
     threshold: float | None
     min_probability: float | None
@@ -86,7 +91,7 @@ class Request:
             refuse_free(form_of(run.settings), run.has_head)
 
 
-@click.command("evaluate", short_help="Measure a run on labelled texts.")
+@click.command("evaluate", cls=ListCommand, short_help="Measure a run on labelled texts.")
 @click.option("--run", "run_path", required=True, metavar="DIR", help="The run to evaluate.")
 @click.option("--data", metavar="DIR|FILE|SPEC", help="Labelled texts; the run's own data when not given.")
 @column_options
@@ -108,12 +113,21 @@ class Request:
     metavar="N",
     help="Also show N rows with the answers of the base model before training and of the run.",
 )
+@click.option(
+    "--templates",
+    multiple=True,
+    metavar="T...",
+    help="Also ask with these templates (names or .j2 files), and count the rows whose label changes.",
+)
+@prompt_option
 @prediction_options
 @click.option("--output-dir", metavar="DIR", help="Where the files go; RUN/evaluation/SPLIT (or /DATA) when not given.")
 @output_options
 @failing_once()
 def command(**options: Any) -> None:
     """Evaluate a run on labelled texts; writes metrics.json and predictions.csv.
+
+    With --prompt, predictions.csv has the prompts as well.
 
     The N rows of --free and --samples are drawn at random, by the run's seed.
 
@@ -122,6 +136,12 @@ def command(**options: Any) -> None:
 
     samples.csv has text, label, and the answers before and after training; both are always labels. Of the base model it
     needs these rows only.
+
+    \b
+    llmcls evaluate --run runs/tickets --templates instruction chat my.j2
+
+    asks the same rows in other words; templates.csv has the answers. The closer to 0 the share of changed labels, the
+    less they hang on the wording.
     """
     request = Request(**options)
     reporter = start(request.quiet, request.as_json)
@@ -134,11 +154,13 @@ def command(**options: Any) -> None:
     given = Labelled(request.data, request.text_columns, request.label_column, request.split)
     examples, name = read_rows(run, given, reporter)
     own = read_rows_of_baseline(run) if request.baseline else None
+    where, names = None if run.whole else request.base_model, split_commas(request.templates)
+    if names:
+        check_templates(run, names, where, examples)
     folder = Path(request.output_dir) if request.output_dir else run.path / "evaluation" / name
     _make_folder(folder)
     world = join_prediction()
     how = change_settings(run.settings, {"prediction": request.prediction}).prediction
-    where = None if run.whole else request.base_model
     classifier = replace(Classifier.load(run, base_model=where, prediction=how), world=world)
     reporter.say(f"Evaluating {request.run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")
     predictions = classifier.classify(examples, reporter=reporter)
@@ -146,14 +168,15 @@ def command(**options: Any) -> None:
     written = ["metrics.json", "predictions.csv"]
     if world.is_main:  # rank 0 writes; the others still do their share of its predictions
         write_metrics(report, folder / "metrics.json")
-        write_predictions(folder / "predictions.csv", examples, predictions)
+        prompts = classifier.encoder.read_prompts(examples) if request.prompt else None
+        write_predictions(folder / "predictions.csv", examples, predictions, prompts)
     others: dict[str, Report] = {}
     untrained = None
     if request.before:
         untrained = classify_untrained(classifier, request.base_model, examples, reporter)
         others["before"] = classifier.untuned().report(examples, untrained)
     evaluated = Evaluated(classifier, examples, predictions, untrained, request.base_model)
-    findings = look_closer(evaluated, reporter, free=request.free, samples=request.samples)
+    findings = look_closer(evaluated, reporter, free=request.free, samples=request.samples, templates=names)
     if not world.is_main:
         return
     if own is not None:

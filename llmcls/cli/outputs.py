@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from llmcls.cli.formats import FIGURES, RowWriter, format_of
-from llmcls.cli.predictions import Tally
+from llmcls.cli.predictions import PROMPT, Tally
 from llmcls.cli.shared import show, table
 from llmcls.console import Reporter
 from llmcls.data.inputs import BadRow
@@ -77,7 +77,8 @@ class TableOutput(StandardOutput):
     def begin(self, columns: Sequence[str], **_: object) -> Tally:
         """Make the table."""
         self._figures = [name for name in FIGURES if name in columns]
-        self._table = table("", "text", "predicted", *self._figures)
+        self._prompts = [name for name in (PROMPT,) if name in columns]
+        self._table = table("", "text", "predicted", *self._figures, *self._prompts)
         return Tally()
 
     def add(self, rows: Iterable[Mapping[str, Any]], bad: Sequence[BadRow], tally: Tally) -> None:
@@ -87,7 +88,8 @@ class TableOutput(StandardOutput):
         for row in rows:
             row = finite(row)
             values = ("–" if row[name] is None else format(row[name], FIGURES[name]) for name in self._figures)
-            self._table.add_row(Text(row["text"]), Text(row["predicted"], style="bold"), *values)
+            prompts = (Text(row[name]) for name in self._prompts)
+            self._table.add_row(Text(row["text"]), Text(row["predicted"], style="bold"), *values, *prompts)
 
     def finish(self, tally: Tally) -> None:
         """Show it."""

@@ -19,7 +19,7 @@ from llmcls import __version__
 from llmcls.answers.form import Form, form_of, refuse_missing
 from llmcls.cli.formats import OutputFormat, format_of
 from llmcls.cli.outputs import FileOutput, StandardOutput, TableOutput
-from llmcls.cli.predictions import Input, Tally, predict_batches, rows_at_once
+from llmcls.cli.predictions import PROMPT, Input, Tally, predict_batches, rows_at_once
 from llmcls.cli.relabelled import changed_labels, report_labels
 from llmcls.cli.shared import (
     QUANTIZATIONS,
@@ -28,6 +28,7 @@ from llmcls.cli.shared import (
     gather_settings,
     output_options,
     prediction_options,
+    prompt_option,
     settings_options,
     split_labels,
     start,
@@ -67,6 +68,7 @@ class Request:
     all_probabilities: bool
     label_mass: bool
     margin: bool
+    prompt: bool
     method: str | None
     threshold: float | None
     min_probability: float | None
@@ -186,6 +188,7 @@ class Way:
 @click.option("--probabilities", "all_probabilities", is_flag=True, help="Add one column per label: p(LABEL).")
 @click.option("--label-mass", is_flag=True, help="Add how probable any valid label is; low: a text unlike the labels.")
 @click.option("--margin", is_flag=True, help="Add by how much the label beats every other one, in nats; 0: a tie.")
+@prompt_option
 @prediction_options
 @column_options
 @settings_options
@@ -370,11 +373,12 @@ def _predict(
             size=rows_at_once(classifier),
             label_mass=label_mass,
             probabilities=request.all_probabilities or request.margin,  # a search knows a lower bound of the margin
+            prompts=request.prompt,
             advance=advance,
         ):
             tally = tally.plus(batch)
             rows = (_row(values, found, classifier, request) for values, found in batch.results)
-            written.add(rows, batch.bad, tally)
+            written.add(batch.with_prompts(rows), batch.bad, tally)
     written.finish(tally)
     return tally, (tally.rows - done) / max(time.monotonic() - begun, 1e-9)
 
@@ -421,6 +425,7 @@ def _row(values: Mapping[str, Any], prediction: Prediction, classifier: Classifi
 def _added_columns(request: Request, classifier: Classifier, label_mass: bool) -> list[str]:
     added = ["predicted", "probability"] + ["margin"] * request.margin + ["label_mass"] * label_mass
     added += [f"p({name})" for name in classifier.classes_] * request.all_probabilities
+    added += [PROMPT] * request.prompt
     return [*added, *changed_labels(request.as_json, classifier)]
 
 

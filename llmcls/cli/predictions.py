@@ -31,6 +31,9 @@ ROWS_AT_ONCE = {"cpu": 128, "cuda": 1024}
 """Rows of a batch for each process. A killed prediction repeats one batch: two to three minutes of a 1B model on two
 CPU cores, a second or so on a GPU."""
 
+PROMPT = "prompt"
+"""The column that `--prompt` adds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -39,10 +42,18 @@ class Batch:
     Attributes:
         results: values and prediction of each row that could be predicted, in input order.
         bad: the others, in input order.
+        prompts: the prompt of each of `results`; None where not asked for.
     """
 
     results: list[tuple[Mapping[str, Any], Prediction]]
     bad: list[BadRow]
+    prompts: list[str] | None = None
+
+    def with_prompts(self, rows: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+        """The rows to write of `results`, with their prompts where these were asked for."""
+        if self.prompts is None:
+            return rows
+        return ({**row, PROMPT: prompt} for row, prompt in zip(rows, self.prompts, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +153,7 @@ def predict_batches(
     size: int,
     label_mass: bool = False,
     probabilities: bool = True,
+    prompts: bool = False,
     advance: Advance | None = None,
 ) -> Iterator[Batch]:
     """Predict rows in batches of `size` input rows; a row that cannot be predicted never stops the others.
@@ -153,6 +165,7 @@ def predict_batches(
         classifier: predicts; several processes must all be given the same rows.
         size: rows of a batch.
         label_mass, probabilities: see `Classifier.stream`.
+        prompts: also give each prompt as the model read it (`Encoder.read_prompts`).
         advance: called with the numbers of rows done, about.
 
     Raises:
@@ -187,7 +200,8 @@ def predict_batches(
             found = predict(good)
         some_predicted = some_predicted or bool(good)
         values = [row.values for row in good.values()]
-        yield Batch(list(zip(values, found, strict=True)), [bad[place] for place in sorted(bad)])
+        read = classifier.encoder.read_prompts(row.example for row in good.values()) if prompts else None
+        yield Batch(list(zip(values, found, strict=True)), [bad[place] for place in sorted(bad)], read)
 
 
 def _cutter(rows: Iterable[GoodRow | BadRow]) -> Callable[[int], list[GoodRow | BadRow]]:

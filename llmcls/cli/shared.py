@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -80,6 +81,52 @@ def prediction_options(function: F) -> F:
         "--threshold", type=PROBABILITY, metavar="P", help="Several labels a text: predict those as probable."
     )(function)
     return click.option("--method", type=METHODS, help="How labels are found (prediction.method).")(function)
+
+
+def prompt_option(function: F) -> F:
+    """`--prompt`."""
+    return click.option(
+        "--prompt",
+        is_flag=True,
+        help="Add the column prompt: what the model read, decoded from its tokens, cut to fit, control tokens as text.",
+    )(function)
+
+
+class ListCommand(click.Command):
+    """A command whose option `--templates` takes any number of words up to the next option: `--templates a b c`."""
+
+    lists = ("--templates",)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, which knows no such options: each word gets the option's name before it."""
+        return super().parse_args(ctx, list(self._spread(args, ctx)))
+
+    def _spread(self, args: Sequence[str], ctx: click.Context) -> Iterator[str]:
+        name, values = "", 0
+        for place, word in enumerate((*args, "--")):
+            if name and not word.startswith("-"):
+                values += 1
+                yield f"{name}={word}"
+                continue
+            if name and not values and not ctx.resilient_parsing:
+                raise click.UsageError(f"{name} names nothing; write at least one word behind it.", ctx)
+            name, equals, _ = word.partition("=")
+            values = int(bool(equals))
+            if word == "--":
+                yield from args[place:]
+                return
+            if name not in self.lists:
+                name = ""
+            if not name or equals:
+                yield word
+
+
+def split_commas(values: Sequence[str]) -> list[str]:
+    """The names in `a,b`, unless that is a file's name."""
+    names = []
+    for value in values:
+        names += [value] if Path(value).is_file() else [name.strip() for name in value.split(",")]
+    return names
 
 
 def refuse_repeats(command: click.Command, parent: click.Context, name: str | None, arguments: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import starmap
 from pathlib import Path
 from typing import IO, Any
 
@@ -78,18 +79,34 @@ def read_metrics(path: str | Path) -> Report:
         ) from error
 
 
-def write_predictions(path: str | Path, examples: Iterable[Example], predictions: Iterable[Prediction]) -> None:
+def write_predictions(
+    path: str | Path,
+    examples: Iterable[Example],
+    predictions: Iterable[Prediction],
+    prompts: Iterable[str] | None = None,
+) -> None:
     """Write one CSV row per example, streaming: source, text, label, predicted, probability, correct.
 
     `label` and `correct` are empty where the true label is not known, `probability` where it is NaN, and `correct`
     where a threshold kept the row from being answered (`predicted` is then the settings' `no_answer`).
 
+    Args:
+        path: the file.
+        examples: the rows.
+        predictions: one a row.
+        prompts: what the model read of each row (`Encoder.read_prompts`), for a last column `prompt`; None: without it.
+
     Raises:
         LlmclsError: when the file cannot be written.
         ValueError: when there are more examples than predictions, or fewer.
     """
-    rows = zip(examples, predictions, strict=True)
-    write_rows(path, PREDICTION_COLUMNS, (_prediction_row(example, prediction) for example, prediction in rows))
+    rows: Iterable[tuple[Any, ...]] = starmap(_prediction_row, zip(examples, predictions, strict=True))
+    if prompts is None:
+        write_rows(path, PREDICTION_COLUMNS, rows)
+    else:
+        write_rows(
+            path, (*PREDICTION_COLUMNS, "prompt"), ((*row, said) for row, said in zip(rows, prompts, strict=True))
+        )
 
 
 def write_rows(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Tables of single rows for the terminal: texts cut, labels and answers shown literally.
+"""Tables of what is found out besides a report, for the terminal: texts cut, labels and answers shown literally.
 
 console.print(free_table(report))
 """
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmcls.evaluation.free import FreeReport
+from llmcls.evaluation.stability import Stability
 from llmcls.evaluation.tables import _literal, _table, _with_note
 from llmcls.records import Example, Prediction
 
@@ -46,6 +47,22 @@ def samples_table(
     ]
     shown = _rows(f"Samples, {len(rows):,} rows", ("text", "label", heading, "this run"), rows[:SAMPLES_SHOWN])
     return _with_note(shown, f"the first {SAMPLES_SHOWN} of {len(rows):,}") if len(rows) > SAMPLES_SHOWN else shown
+
+
+def templates_table(stability: Stability) -> RenderableType:
+    """The headlines of each template, and the share of rows whose label is another one than with the own template."""
+    own = stability.own
+    names = {field: name for field, name, _ in own.report.FIGURES}
+    table = _table(f"Templates, {own.report.rows:,} rows")
+    table.add_column("template", overflow="fold")
+    for field in own.report.HEADLINES:
+        table.add_column(names[field], justify="right")
+    table.add_column("labels changed", justify="right")
+    for asked in (own, *stability.others):
+        name = f"{asked.template} (this run's own)" if asked is own else asked.template
+        figures = [f"{getattr(asked.report, field):.4f}" for field in own.report.HEADLINES]
+        table.add_row(_literal(name), *figures, "–" if asked is own else f"{stability.changed(asked):.2%}")
+    return table
 
 
 def _rows(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -162,9 +162,13 @@ class Encoder:
             encoded.append(EncodedPrompt(ids, truncated=kept is not tokens))
         return encoded
 
-    def read_prompt(self, prompt: EncodedPrompt) -> str:
-        """The text of a prompt's tokens, as the model reads it: cut to fit, with the frame's control tokens as text."""
-        return self._decode(prompt.input_ids)
+    def read_prompts(self, examples: Iterable[Example]) -> list[str]:
+        """The text of each row's prompt as the model reads it: decoded from its tokens, cut to fit, and with the
+        frame's control tokens as text.
+
+            encoder.read_prompts([Example("Where is my parcel?")])     # ['<s>Which of these ...\\nlabel:']
+        """
+        return [self._decode(prompt.input_ids) for prompt in self.encode(examples)]
 
     def read_answer(self, said: Sequence[int]) -> str:
         """The text of an answer's tokens, stripped; control tokens in it are text.

@@ -55,6 +55,20 @@ class Assembly:
         """The encoder's tokenizer."""
         return self.encoder.tokenizer
 
+    def with_template(self, template: PromptTemplate) -> Assembly:
+        """The same with another prompt.
+
+        Raises:
+            LlmclsError: for a template that shows solved examples where there are none.
+        """
+        encoder = self.encoder
+        if template.uses("shots") and not encoder.shots.examples:
+            raise LlmclsError(
+                f"Template '{template.name}' shows solved examples, but this classifier was trained without any and "
+                "keeps none; choose another template, or train with this one."
+            )
+        return _put_together(self.settings, self.base, encoder.tokenizer, template, encoder.labels, encoder.shots)
+
 
 def assemble(
     settings: Settings,

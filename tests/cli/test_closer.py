@@ -65,3 +65,53 @@ def test_numbers_of_rows(llmcls: Callable[..., Any], run: Path) -> None:
     for option in ("--free", "--samples"):
         done = llmcls("evaluate", "--run", run, option, 0)
         assert done.code == 2 and option in done.err
+
+
+def test_other_templates(llmcls: Callable[..., Any], run: Path, here: Path) -> None:
+    (here / "my.j2").write_text("{{ text }}\nIs that {{ labels[0].name }}?\nlabel:", encoding="utf-8")
+    options = ("--split", "train", "--templates", "chat", "my.j2", "--templates=instruction,minimal")
+    done = llmcls("evaluate", "--run", run, *options, "-q")
+    assert done.code == 0 and "instruction (this run's own)" in done.out and "labels changed" in done.out
+    folder = run / "evaluation" / "train"
+    rows, metrics = read(folder / "templates.csv"), json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    found, names = metrics["templates"], ["chat", "instruction", "minimal", "my.j2"]
+    assert sorted(found) == names and found["instruction"]["changed"] == 0
+    assert found["instruction"]["accuracy"] == metrics["accuracy"]
+    for name in names:
+        answers = [row[f"predicted({name})"] for row in rows]
+        assert found[name]["changed"] == sum(
+            row["predicted"] != said for row, said in zip(rows, answers, strict=True)
+        ) / len(rows)
+        assert found[name]["accuracy"] == sum(
+            row["label"] == said for row, said in zip(rows, answers, strict=True)
+        ) / len(rows)
+    texts = [row["text"] for row in rows]
+    for name in ("chat", "my.j2"):  # the same as a classifier that is loaded with the template
+        assert Classifier.load(run, template=name).predict(texts) == [row[f"predicted({name})"] for row in rows]
+
+
+def test_templates_that_do_not_suit(
+    llmcls: Callable[..., Any], refuse: Callable[..., str], run: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmcls.classifier.load_model", None)  # whatever it is, it is found before
+    (here / "wrong.j2").write_text("{{ fields.colour }} {{ text }}\nlabel:", encoding="utf-8")
+    message = refuse(
+        "evaluate", "--run", run, "--templates", "few_shot", "caht", "multi_label_chat", "text", "wrong.j2"
+    )
+    assert "5 problems" in message
+    for part in (
+        "shows solved examples",
+        "Did you mean 'chat'?",
+        "for the task multi_label",
+        "ends with the text itself",
+    ):
+        assert part in message
+    assert "colour" in message and "is given 2 times" in refuse("evaluate", "--run", run, "--templates", "chat,chat")
+    for arguments, part in (
+        (("--templates", "--run", run), "names nothing"),
+        (("--run", run, "--templates"), "names nothing"),
+        (("--run", run, "chat"), "unexpected extra argument (chat)"),
+        (("--run", run, "--templates", "chat", "--", "minimal"), "unexpected extra argument (minimal)"),
+    ):
+        done = llmcls("evaluate", *arguments)
+        assert done.code == 2 and part in done.err

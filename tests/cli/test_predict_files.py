@@ -288,6 +288,7 @@ def test_another_prediction_begins_anew(
 
     anew = f"beginning anew, not using '{output}.partial': "
     assert anew + "it is of another prediction (columns)." in again(without="--probabilities")
+    assert anew + "it is of another prediction (columns)." in again("--prompt")
     assert anew + "it is of another prediction (prediction)." in again("--set", "prediction.method=greedy")
     assert anew + "--resume never." in again("--resume", "never")
     assert "Going on after row 24" in again("--set", "prediction.pack_tokens=64")
