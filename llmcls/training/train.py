@@ -42,7 +42,14 @@ from llmcls.training.checkpoints import (
 )
 from llmcls.training.keeping import describe, save_weights, write_bad_rows, write_run
 from llmcls.training.memory import DeviceFullError, explain, shrink
-from llmcls.training.preparation import check_names, doubt_weights, encode_rows, read_data, resolve_class_weights
+from llmcls.training.preparation import (
+    check_names,
+    doubt_weights,
+    encode_rows,
+    locate_source,
+    read_data,
+    resolve_class_weights,
+)
 
 if TYPE_CHECKING:
     from transformers.trainer_utils import TrainOutput
@@ -129,10 +136,10 @@ def train(
     if output_dir is not None:
         given["output_dir"] = str(output_dir)
     resolved = make_settings(given)
-    resolved = resolved.model_copy(update={"model": locate(resolved.model)})
     if data is None and resolved.data.source is None:
         raise LlmclsError("There is no data to train on; give --data, or data.source in the settings.")
     source = data if data is not None else resolved.data.source
+    resolved = resolved.model_copy(update={"model": locate(resolved.model), "data": locate_source(resolved.data)})
     path = Path(resolved.output_dir or default_path(resolved))
     with claiming(path) if launched_rank() == 0 else nullcontext():
         while True:
