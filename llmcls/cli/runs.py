@@ -28,6 +28,7 @@ def list_(root: str, as_json: bool) -> None:
     """List the runs below ROOT (default: runs), newest first."""
     from rich.text import Text
 
+    from llmcls.data.paths import shorten_path
     from llmcls.runs.run import list_runs
 
     found = list_runs(root)
@@ -56,7 +57,7 @@ def list_(root: str, as_json: bool) -> None:
             Text(entry["run"]),
             entry["created"][:16].replace("T", " "),
             Text(entry["base_model"]),
-            Text(entry["data"] or "from Python"),
+            Text(shorten_path(entry["data"]) if entry["data"] else "from Python"),
             str(entry["labels"]),
             f"{entry['cost']['seconds']:,.0f}" if entry["cost"] else "–",
             accuracy,

@@ -52,6 +52,27 @@ def path_exists(spec: str) -> bool:
         return False
 
 
+def locate_data(spec: str) -> str:
+    """The same specification, with a file or folder, or the workbook of a sheet, by its absolute path.
+
+    So it is found from every directory. `hub:ag_news` and the like stay as they are: what follows is no path.
+    """
+    if path_exists(spec):
+        return str(to_path(spec).absolute())
+    path, mark, part = spec.rpartition(":")
+    if mark and part and not has_scheme(spec) and path_exists(path):
+        return f"{to_path(path).absolute()}:{part}"
+    return spec
+
+
+def shorten_path(spec: str) -> str:
+    """The same specification, relative where it lies below the current directory, else by its last name."""
+    path = Path(spec)
+    if has_scheme(spec) or not path.is_absolute():
+        return spec
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name or spec
+
+
 def require_file(spec: str) -> Path:
     """The path of an existing, readable file.
 

@@ -35,6 +35,7 @@ STATE = ("trainer", IDENTITY)
 
 # Settings that may change from one attempt to the next: they do not change what is learned.
 _FREE = {
+    "data.source",  # its rows are compared, wherever they lie
     "output_dir",
     "prediction",
     "training.per_device_train_batch_size",  # the product is compared: effective_batch
@@ -104,6 +105,7 @@ def choose_checkpoint(
             "--resume never."
         )
     then = json.loads(recorded.read_text(encoding="utf-8"))
+    then.pop("data.source", None)  # older versions recorded it
     if changed := differences(then, identity):
         if then.get("backend") != identity["backend"]:
             raise LlmclsError(

@@ -14,6 +14,7 @@ from typing import Any
 
 from llmcls.answers import Form
 from llmcls.console import Reporter
+from llmcls.data.paths import locate_data
 from llmcls.data.splits import DataSplits, load_training_data
 from llmcls.data.weights import relative_weights
 from llmcls.errors import LlmclsError, several, unknown
@@ -21,7 +22,7 @@ from llmcls.labels import LabelSet
 from llmcls.model.loading import find_base_model
 from llmcls.records import Example
 from llmcls.runs.assembly import Assembly, find_template
-from llmcls.settings import Settings, TrainingSettings
+from llmcls.settings import DataSettings, Settings, TrainingSettings
 
 _CHUNK = 512
 
@@ -81,6 +82,11 @@ def read_data(settings: Settings, data: object, reporter: Reporter) -> DataSplit
         if not any(note in message for message in warned):
             reporter.say(f"  {note}")
     return splits
+
+
+def locate_source(data: DataSettings) -> DataSettings:
+    """The same settings, with a source that is found from every directory: `evaluate` reads it again."""
+    return data if data.source is None else data.model_copy(update={"source": locate_data(data.source)})
 
 
 def _check_training(training: TrainingSettings) -> None:

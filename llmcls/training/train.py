@@ -47,6 +47,7 @@ from llmcls.training.preparation import (
     describe_missing,
     doubt_weights,
     encode_rows,
+    locate_source,
     read_data,
     resolve_class_weights,
 )
@@ -141,10 +142,10 @@ def train(
     resolved = make_settings(given)
     if (start := find_start(resolved.model.base_model)) is not None:
         resolved = start.settle(resolved, explicit, Path(resolved.output_dir) if resolved.output_dir else None)
-    resolved = resolved.model_copy(update={"model": locate(resolved.model)})
     if data is None and resolved.data.source is None:
         raise LlmclsError("There is no data to train on; give --data, or data.source in the settings.")
     source = data if data is not None else resolved.data.source
+    resolved = resolved.model_copy(update={"model": locate(resolved.model), "data": locate_source(resolved.data)})
     path = Path(resolved.output_dir or default_path(resolved))
     with claiming(path) if launched_rank() == 0 else nullcontext():
         while True:

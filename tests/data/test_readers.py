@@ -202,11 +202,11 @@ def test_missing_paths_get_a_suggestion(tmp_path, readers):
 
 
 def test_specs_that_no_reader_is_meant_for(tmp_path, readers):
-    (tmp_path / "t.xlsx").write_bytes(b"")
+    (tmp_path / "t.docx").write_bytes(b"")
     with pytest.raises(
-        LlmclsError, match=r"(?s)No dataset reader is meant for '.*t\.xlsx'\. What can be read:.*- csv: .*- hub: "
+        LlmclsError, match=r"(?s)No dataset reader is meant for '.*t\.docx'\. What can be read:.*- csv: .*- hub: "
     ):
-        open_tables(str(tmp_path / "t.xlsx"), readers)
+        open_tables(str(tmp_path / "t.docx"), readers)
     with pytest.raises(LlmclsError, match=r"meant for 'hubb:ag_news'\. There is no file or folder"):
         open_tables("hubb:ag_news", readers)
 

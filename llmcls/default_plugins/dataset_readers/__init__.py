@@ -8,6 +8,7 @@ from __future__ import annotations
 from llmcls import hookimpl
 from llmcls.data.reader import DatasetReader
 from llmcls.default_plugins.dataset_readers.delimited import CsvReader, TsvReader
+from llmcls.default_plugins.dataset_readers.excel import ExcelReader
 from llmcls.default_plugins.dataset_readers.folder import FolderReader
 from llmcls.default_plugins.dataset_readers.hub import HubReader
 from llmcls.default_plugins.dataset_readers.json_file import JsonReader
@@ -19,5 +20,5 @@ from llmcls.default_plugins.dataset_readers.saved import SavedReader
 @hookimpl
 def register_dataset_readers() -> list[DatasetReader]:
     """The readers of files, folders and Hub data sets."""
-    files = [CsvReader(), TsvReader(), JsonLinesReader(), JsonReader(), ParquetReader()]
+    files = [CsvReader(), TsvReader(), JsonLinesReader(), JsonReader(), ParquetReader(), ExcelReader()]
     return [*files, SavedReader(), FolderReader(files), HubReader()]
