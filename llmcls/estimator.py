@@ -297,17 +297,18 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         data = merged.setdefault("data", {})
         data.setdefault("validation_size", 0)  # scikit-learn's `fit` learns from every row
         data.setdefault("test_size", 0)
-        decided = [f"data.{key}" for key in ("source", "text_columns", "label_column", "labels") if data.get(key)]
+        deciding = ("source", "text_columns", "label_column", "labels", "keep_labels", "other_labels")
+        decided = [f"data.{key}" for key in deciding if data.get(key)]
         decided += ["output_dir"] if merged.get("output_dir") else []
         decided += ["task"] if merged.get("task", "single_label") != "single_label" else []
+        if decided:
+            raise LlmclsError(
+                f"settings has {', '.join(decided)}, but X, y and the argument output_dir decide these; leave them out."
+            )
         if make_settings(merged).prediction.may_abstain:
             raise LlmclsError(
                 "settings has prediction.min_probability or prediction.min_label_mass, but a scikit-learn classifier "
                 "answers every row with a class; take them out, and compare predict_proba with a threshold."
-            )
-        if decided:
-            raise LlmclsError(
-                f"settings has {', '.join(decided)}, but X, y and the argument output_dir decide these; leave them out."
             )
         data["labels"] = names
         if self.random_state is not None:
