@@ -383,6 +383,7 @@ class Classifier:
                 text_columns=data.get("text_columns") or (),
                 label_column=data.get("label_column"),
                 label_separator=self.assembly.settings.data.label_separator if self.form.rules.several else None,
+                drop_others=self.assembly.settings.data.drops_other_labels,
             )
         if strange := [row for row in examples if not isinstance(row, Example)]:
             raise LlmclsError(

@@ -314,18 +314,19 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         data.setdefault("validation_size", 0)  # scikit-learn's `fit` learns from every row
         data.setdefault("test_size", 0)
         columns = ("text_columns", "label_column", "weight_column")
-        decided = [f"data.{key}" for key in ("source", *columns, "labels") if data.get(key)]
+        deciding = ("source", *columns, "labels", "keep_labels", "other_labels")
+        decided = [f"data.{key}" for key in deciding if data.get(key)]
         decided += ["output_dir"] if merged.get("output_dir") else []
         decided += ["task"] if merged.get("task", "single_label") != "single_label" else []
-        if make_settings(merged).prediction.may_abstain:
-            raise LlmclsError(
-                "settings has prediction.min_probability or prediction.min_label_mass, but a scikit-learn classifier "
-                "answers every row with a class; take them out, and compare predict_proba with a threshold."
-            )
         if decided:
             raise LlmclsError(
                 f"settings has {', '.join(decided)}, but X, y, sample_weight and the argument output_dir decide these; "
                 "leave them out."
+            )
+        if make_settings(merged).prediction.may_abstain:
+            raise LlmclsError(
+                "settings has prediction.min_probability or prediction.min_label_mass, but a scikit-learn classifier "
+                "answers every row with a class; take them out, and compare predict_proba with a threshold."
             )
         data["labels"] = names
         if weighted:

@@ -127,6 +127,14 @@ def first_text(probe: Probe, content: str, encoding: str = "utf-8") -> str:
         return str(error)
 
 
+def labels_or_error(probe: Probe) -> Any:
+    """The labels of the training rows, or why they cannot be used."""
+    try:
+        return {row.label for row in probe.splits.train}
+    except LlmclsError as error:
+        return str(error)
+
+
 def patience(trainer: Any) -> Any:
     """The callback that stops early, or None."""
     return next((each for each in trainer.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)), None)
@@ -153,6 +161,8 @@ CASES: list[tuple[str, Any, Callable[[Probe], Any], Any]] = [
     ("data.weight_column", "n", lambda p: loss_weights(p.batch), [0.5, 1.0]),
     ("data.label_separator", "|", lambda p: p.classifier.assembly.settings.data.label_separator, "|"),
     ("data.labels", ["b", "a"], lambda p: p.splits.labels.names, ("b", "a")),
+    ("data.keep_labels", {"top": 3}, lambda p: len(p.splits.labels), 3),
+    ("data.other_labels", "drop", lambda p: labels_or_error(p), {"a"}),
     ("data.label_descriptions", {"a": "first"}, lambda p: p.splits.labels[0].description, "first"),
     ("data.label_aliases", {"a": ["b2"]}, lambda p: p.splits.labels[0].aliases, ("b2",)),
     ("data.delimiter", "~", lambda p: first_text(p, "text~label\na,b~x\nc~y\n"), "a,b"),
@@ -235,6 +245,8 @@ BESIDE: dict[str, dict[str, Any]] = {
     "prompt.shots_per_label": {"prompt.template": "few_shot"},
     "prompt.verbalizer": {"prompt.template": "instruction"},
     "prompt.truncation_side": {"prompt.max_length": 130},
+    "data.keep_labels": {"data.label_column": "body"},
+    "data.other_labels": {"data.labels": ["a", "c"]},
     "model.bnb_4bit_quant_type": {"model.quantization": "4bit"},
     "model.bnb_4bit_use_double_quant": {"model.quantization": "4bit"},
     "model.bnb_4bit_compute_dtype": {"model.quantization": "4bit"},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmcls.errors import LlmclsError, unknown
 
@@ -54,6 +54,7 @@ def read_rows(run: Run, given: Labelled, reporter: Reporter) -> tuple[list[Examp
     form = FileFormat.of(run.settings.data)
     tables = open_tables(data, form=form)
     chosen = None if len(tables) == 1 else split or "test"
+    notes: list[str] = []
     examples = load_labelled(
         data,
         labels=run.labels,
@@ -63,7 +64,11 @@ def read_rows(run: Run, given: Labelled, reporter: Reporter) -> tuple[list[Examp
         split=chosen,
         form=form,
         order=run.settings.data.labels,
+        drop_others=run.settings.data.drops_other_labels,
+        notes=notes,
     )
+    for note in notes:
+        reporter.say(note)
     # Never 'test' alone: `llmcls runs list` would show it as the run's accuracy on its own test split.
     name = re.sub(r"[^\w.-]+", "-", data).strip("-.") or "data"
     return examples, f"{name}-{chosen or 'data'}" if chosen or name in SPLITS else name
@@ -80,6 +85,8 @@ def _read_own(run: Run, split: str, reporter: Reporter) -> tuple[list[Example], 
         raise LlmclsError(
             f"'{run.settings.data.source}' has no {split} rows; say with --data what to evaluate the run on."
         )
+    if split in splits.left_out:
+        reporter.say(splits.left_out[split])
     return list(splits[split]), split
 
 
@@ -94,7 +101,13 @@ def _load_own(run: Run) -> DataSplits:
     settings = run.settings
     if settings.data.source is None:
         raise LlmclsError("This run was trained on data from Python; say with --data what to evaluate it on.")
-    known = settings.model_copy(update={"data": settings.data.model_copy(update={"labels": run.labels.names})})
+    data = settings.data
+    changes: dict[str, Any] = {"labels": run.labels.names}
+    if data.keep_labels:
+        # Zeros and ones are named by all labels that were given; by the names kept, where none were.
+        changes = {"keep_labels": run.labels.names} if data.labels else {**changes, "keep_labels": ()}
+        changes["other_labels"] = "drop" if data.drops_other_labels else "error"
+    known = settings.model_copy(update={"data": data.model_copy(update=changes)})
     try:
         return load_training_data(known)
     except LlmclsError as error:

@@ -19,6 +19,7 @@ from llmcls.cli.shared import (
     output_options,
     settings_options,
     show_json,
+    split_labels,
     start,
     typed,
 )
@@ -39,6 +40,9 @@ class KeepsArguments(click.Command):
 @click.command("train", cls=KeepsArguments)
 @click.option("--data", metavar="DIR|FILE|SPEC", help="Labelled texts: a folder, a file, demo:, hub:NAME, ...")
 @column_options
+@click.option(
+    "--labels", metavar="A,B,C", help="The labels in the order wanted (data.labels); quote one that holds a comma."
+)
 @click.option("--task", type=TASKS, help="Whether a text has one label (the default), or any number of them.")
 @click.option(
     "--base-model", metavar="M", help="A name from `llmcls models list`, a Hub id, a folder, or a run to go on from."
@@ -71,6 +75,7 @@ def command(
     data: str | None,
     text_columns: tuple[str, ...],
     label_column: str | tuple[str, ...] | None,
+    labels: str | None,
     task: str | None,
     base_model: str | None,
     template: str | None,
@@ -101,6 +106,7 @@ def command(
         data__source=data,
         data__text_columns=text_columns,
         data__label_column=label_column,
+        data__labels=None if labels is None else tuple(split_labels(labels)),
         model__base_model=base_model,
         prompt__template=template,
         model__quantization=quantization,

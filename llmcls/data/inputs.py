@@ -15,6 +15,7 @@ from llmcls.data.columns import Columns, choose_columns
 from llmcls.data.examples import BadRow as BadRow
 from llmcls.data.examples import example_maker, make_examples, set_aside
 from llmcls.data.examples import show_values as show_values
+from llmcls.data.kept import keep_only, say_left_out
 from llmcls.data.reader import DatasetReader, FileFormat, Table
 from llmcls.data.sources import describe, open_tables
 from llmcls.data.split_names import standard_name
@@ -114,10 +115,13 @@ def load_labelled(
     catalog: Mapping[str, DatasetReader] | None = None,
     form: FileFormat | None = None,
     order: Sequence[str] = (),
+    drop_others: bool = False,
+    notes: list[str] | None = None,
 ) -> list[Example]:
     """Read one split for evaluation: every row has a text and one of the labels, or with a separator any number.
 
     `order` has the labels as the user gave them, by which rows of zeros and ones are named; such are refused without.
+    With `drop_others`, rows of other labels are left out, and `notes` gets one sentence that says how many.
 
     Raises:
         LlmclsError: for wrong columns and splits, no rows, and bad rows: all of them at once, with file and line.
@@ -133,12 +137,25 @@ def load_labelled(
         rows=table.rows,
     )
     examples, bad = make_examples(
-        table, columns, require_labels=True, known_labels=labels.names, spellings=labels.spellings, order=order
+        table,
+        columns,
+        require_labels=True,
+        known_labels=None if drop_others else labels.names,
+        spellings=labels.spellings,
+        order=order,
     )
     if bad:
         raise LlmclsError(several([str(row) for row in bad], f"{where} cannot be used"))
     if not examples:
         raise LlmclsError(f"There are no rows in {where}.")
+    if drop_others:
+        before = len(examples)
+        examples, others = keep_only(examples, labels.names, label_separator)
+        if not examples:
+            shown = ", ".join(labels.names[:10]) + (", ..." if len(labels) > 10 else "")
+            raise LlmclsError(f"None of the {before} rows in {where} has one of the {len(labels)} labels: {shown}.")
+        if others and notes is not None:
+            notes.append(say_left_out(split or "data", others, before, len(examples), label_separator is not None))
     return examples
 
 

@@ -14,11 +14,12 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmcls.data.columns import Columns, choose_columns
 from llmcls.data.cut import cap_per_class, cut_missing
 from llmcls.data.examples import NO_LABEL, NOT_ONE_LABEL, BadRow, class_names_of, make_examples
+from llmcls.data.kept import LabelChoice, keep_only, refuse_others, say_left_out
 from llmcls.data.reader import SPLITS, DatasetReader, FileFormat, Table
 from llmcls.data.sources import describe, open_tables, warn_of_unused
 from llmcls.data.weights import leave_out_weightless
@@ -42,6 +43,8 @@ class DataSplits:
         labels: in the order given, else that of the source's class names, else sorted by name.
         columns: the columns that were used.
         cut: the rows of each split that was cut from train because the source has no such split.
+        left_out: what was left out of each split because of its label, as one sentence.
+        other_labels: the labels that are not kept.
         notes: what was decided and what is worth knowing, one sentence each.
         bad_rows: the rows that were left out because they cannot be used, where that was wanted.
         fingerprints: per split, the SHA-256 over its texts and labels in order.
@@ -55,6 +58,8 @@ class DataSplits:
     notes: tuple[str, ...] = ()
     bad_rows: tuple[BadRow, ...] = ()
     cut: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    other_labels: tuple[str, ...] = ()
     fingerprints: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,8 +108,12 @@ def load_training_data(settings: Settings, data: object = None) -> DataSplits:
         max_per_class={str(split): limit for split, limit in wanted.max_per_class.items()},
         form=FileFormat.of(wanted),
         skip_bad_rows=wanted.bad_rows == "skip",
+        choice=LabelChoice.of(wanted),
     )
-    labels = LabelSet.from_names(splits.labels.names, wanted.label_descriptions, wanted.label_aliases)
+    others = set(splits.other_labels)
+    described = {name: text for name, text in wanted.label_descriptions.items() if name not in others}
+    spelt = {name: aliases for name, aliases in wanted.label_aliases.items() if name not in others}
+    labels = LabelSet.from_names(splits.labels.names, described, spelt)
     return replace(splits, labels=labels)
 
 
@@ -124,6 +133,7 @@ def load_data(
     catalog: Mapping[str, DatasetReader] | None = None,
     form: FileFormat | None = None,
     skip_bad_rows: bool = False,
+    choice: LabelChoice | None = None,
 ) -> DataSplits:
     """Read all splits, check every row, and cut what is missing.
 
@@ -143,6 +153,7 @@ def load_data(
         catalog: the dataset readers by name; all that plugins registered when None.
         form: what files of text do not say of themselves.
         skip_bad_rows: leave rows that cannot be used out, and tell of them, instead of raising.
+        choice: which labels are kept, and what becomes of the rows of others; None: all, and others are problems.
 
     Raises:
         LlmclsError: for wrong columns, empty splits, and bad rows: all of them at once, with file and line.
@@ -172,7 +183,8 @@ def load_data(
         notes.append(f"splits that are not used: {', '.join(ignored)}")
     given = labels if isinstance(labels, LabelSet) or labels is None else LabelSet.from_names(labels, aliases=aliases)
     bad: list[BadRow] | None = [] if skip_bad_rows else None
-    splits, label_set = _read_splits(tables, columns, given, aliases or {}, where, notes, bad)
+    read = _read_splits(tables, columns, given, aliases or {}, where, notes, bad, choice or LabelChoice())
+    splits, label_set = read.splits, read.labels
     if columns.weight is not None:
         splits["train"], weightless = leave_out_weightless(splits["train"], columns.weight)
         notes += weightless
@@ -189,7 +201,18 @@ def load_data(
     notes += _repetition_notes(splits)
     _doubt_separator(splits["train"], columns.label_separator, where)
     train, validation, test = (tuple(splits[split]) for split in SPLITS)
-    return DataSplits(train, validation, test, label_set, columns, tuple(notes), tuple(bad or ()), cut.rows)
+    return DataSplits(
+        train,
+        validation,
+        test,
+        label_set,
+        columns,
+        tuple(notes),
+        tuple(bad or ()),
+        cut.rows,
+        read.left_out,
+        read.other_labels,
+    )
 
 
 def _check_choices(sizes: Mapping[str, float | None], limits: Mapping[str, int]) -> dict[str, float | None]:
@@ -219,6 +242,13 @@ def _guess_notes(columns: Columns, text_columns: Sequence[str], label_column: ob
     return notes
 
 
+class _Read(NamedTuple):
+    splits: dict[str, list[Example]]
+    labels: LabelSet
+    left_out: dict[str, str]
+    other_labels: tuple[str, ...]
+
+
 def _read_splits(
     tables: Mapping[str, Table],
     columns: Columns,
@@ -227,7 +257,8 @@ def _read_splits(
     where: str,
     notes: list[str],
     skipped: list[BadRow] | None,
-) -> tuple[dict[str, list[Example]], LabelSet]:
+    choice: LabelChoice,
+) -> _Read:
     """Make the examples of all splits, and the label set; train first, since its labels bind the others.
 
     Rows that cannot be used are added to `skipped`; where it is None, they are problems.
@@ -237,6 +268,9 @@ def _read_splits(
     bad_rows = False
     spellings = given.spellings if given else {alias: name for name, others in aliases.items() for alias in others}
     known: Sequence[str] | None = given.names if given is not None else None
+    everything: Sequence[str] = known or ()
+    others: set[str] = set()
+    left_out: dict[str, str] = {}
     for split in SPLITS:
         if split not in tables:
             continue
@@ -253,7 +287,7 @@ def _read_splits(
                 table,
                 columns if split == "train" else replace(columns, weight=None),  # figures are unweighted
                 require_labels=True,
-                known_labels=known,
+                known_labels=None if choice.drop else known,
                 spellings=spellings,
                 order=given.names if given else (),
             )
@@ -264,7 +298,28 @@ def _read_splits(
             notes.append(message)
             warnings.warn(f"{where}, {message}; it can only be predicted.", LlmclsWarning, stacklevel=3)
             continue
-        if not splits[split] and not found:
+        if split == "train" and given is None:
+            names = [name for name in class_names_of(table, columns) if spellings.get(name, name) == name]
+            everything = names or sorted({name for example in splits[split] for name in example.names})
+            known = everything or None
+        empty = not splits[split] and not found
+        if split == "train" and choice.keep and everything:
+            known = choice.resolve(everything, splits[split], spellings, where)
+            others.update(name for name in everything if name not in known)
+            if not choice.drop:
+                splits[split], refused = refuse_others(splits[split], known)
+                found += refused
+        if choice.drop and known is not None:
+            before = len(splits[split])
+            splits[split], counts = keep_only(splits[split], known, columns.label_separator)
+            others.update(counts)
+            if counts:
+                sentence = say_left_out(split, counts, before, len(splits[split]), columns.label_separator is not None)
+                left_out[split] = sentence
+                notes.append(sentence)
+            if split == "train" and before and not splits[split]:
+                problems.append(f"train: none of the {before} rows has one of the labels {', '.join(known[:10])}")
+        if empty:
             problems.append(f"{split}: there are no rows, only column names")
         bad_rows |= bool(found)
         if skipped is None or not splits[split]:
@@ -275,9 +330,6 @@ def _read_splits(
             note = f"{split}: {len(found)} of {rows} rows cannot be used and are left out; the first is {found[0]}"
             notes.append(note)
             warnings.warn(f"{where}, {note}.", LlmclsWarning, stacklevel=3)
-        if split == "train" and given is None:
-            names = [name for name in class_names_of(table, columns) if spellings.get(name, name) == name]
-            known = names or sorted({name for example in splits[split] for name in example.names}) or None
     if problems:
         lacking = columns.label_separator is None and any(
             problem.endswith((NO_LABEL, NOT_ONE_LABEL)) for problem in problems
@@ -287,9 +339,11 @@ def _read_splits(
             hint += "\nTo train without the rows that cannot be used, set data.bad_rows to skip."
         raise LlmclsError(several(problems, f"{where} cannot be used") + hint)
     if given is not None:
-        return splits, given
+        kept = given if not choice.keep else LabelSet(label for label in given if label.name in (known or ()))
+        return _Read(splits, kept, left_out, tuple(sorted(others)))
     try:
-        return splits, LabelSet.from_names(known or (), aliases=aliases)
+        spelt = {name: aliases[name] for name in aliases if name not in others}
+        return _Read(splits, LabelSet.from_names(known or (), aliases=spelt), left_out, tuple(sorted(others)))
     except LlmclsError as error:
         shown = " and ".join(f"'{name}'" for name in columns.label_columns)
         raise LlmclsError(f"In {where}, column {shown}: {error}") from error

@@ -7,6 +7,7 @@ check_size(1.5)                       # ValueError: 1.5 is not a size; a size is
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Annotated, Any
 
@@ -44,6 +45,28 @@ def check_size(value: Any) -> Any:
     elif 0 <= (share := float(value)) < 1:
         return share or 0
     raise ValueError(f"{value} is not a size; {SIZE_RULE}")
+
+
+def check_kept(value: Any, as_names: Callable[[Any], Any]) -> Any:
+    """Labels to keep: a tuple of names, or `{"top": n}`.
+
+    Raises:
+        ValueError: for another mapping, and for fewer than two labels.
+    """
+    if isinstance(value, Mapping):
+        if set(value) != {"top"}:
+            raise ValueError(
+                f"{dict(value)!r} does not say which labels to keep; give a list of names, or {{top: 5}} for the five "
+                "most frequent"
+            )
+        top = value["top"]
+        if isinstance(top, bool) or not isinstance(top, Integral) or top < 2:
+            raise ValueError(f"top is {top!r}, but it is a whole number of labels, 2 or more")
+        return {"top": int(top)}
+    names = as_names(value)
+    if isinstance(names, tuple) and (kept := tuple(dict.fromkeys(names))) and len(kept) < 2:
+        raise ValueError(f"only {kept[0]!r} is kept, but a classifier needs at least two labels; name another one")
+    return kept if isinstance(names, tuple) else names
 
 
 # Union of two numbers: pydantic would take 0.0 for an integer, and say each problem twice.

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from llmcls.errors import LlmclsError
-from llmcls.settings.rows import Size
+from llmcls.settings.rows import Size, check_kept
 from llmcls.settings.task import OneOf
 
 _TRUTH = ("bool", "bool_")  # Python's type, and what NumPy calls its own
@@ -91,6 +91,9 @@ def _known_encoding(name: str | None) -> str | None:
 
 # A single name may stand for a list of one: --set data.text_columns=body
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
+KeptLabels = Annotated[
+    tuple[str, ...] | dict[Literal["top"], int], BeforeValidator(lambda value: check_kept(value, _as_names))
+]
 # Labels may be numbers, which Python does not write as text: {0: 1.0, 1: 3.0}
 LabelsAreText = BeforeValidator(_as_labelled)
 # YAML 1.1 reads a bare `no` as false.
@@ -156,6 +159,17 @@ class DataSettings(Section):
     labels: Names = Field(
         (), description="The labels in the order wanted; all labels of the training split when empty."
     )
+    keep_labels: KeptLabels = Field(
+        (),
+        description="Labels to train on, a list of names or {top: 5} for the most frequent of the training split; all "
+        "when empty. With task multi_label other labels are taken out of a row's list, and a row stays with what is "
+        "left, also with none.",
+    )
+    other_labels: Literal["drop", "error"] | None = Field(
+        None,
+        description="What becomes of rows whose label is not wanted by labels or keep_labels. drop: they are left out "
+        "of every split, and counted; error: nothing is trained; null: drop with keep_labels, else error.",
+    )
     label_descriptions: Annotated[dict[str, str], LabelsAreText] = Field(
         {}, description="What each label means, shown to the model by templates that print descriptions."
     )
@@ -185,6 +199,19 @@ class DataSettings(Section):
         "table, validation and test are cut by it where their size is null; a label with too few rows for all splits "
         "is divided in the ratio of the limits, and half of it stays in train where train has none.",
     )
+
+    @property
+    def drops_other_labels(self) -> bool:
+        """Whether rows whose label is not wanted are left out."""
+        return self.other_labels == "drop" or (self.other_labels is None and bool(self.keep_labels))
+
+    @model_validator(mode="after")
+    def _refuse_dropping_nothing(self) -> DataSettings:
+        if self.other_labels == "drop" and not self.labels and not self.keep_labels:
+            raise ValueError(
+                "other_labels is drop, but nothing says which labels are wanted; set data.labels or data.keep_labels"
+            )
+        return self
 
 
 class ModelSettings(Section):

@@ -166,6 +166,8 @@ def _is_yaml(node: yaml.Node | None, text: str, kind: Any, path: Sequence[str]) 
         return null or node.style in ("'", '"') or (node.style in ("|", ">") and "\n" in text)
     if isinstance(node, yaml.SequenceNode):
         return _item(kind) is not Any
+    if isinstance(node, yaml.MappingNode) and node.flow_style:
+        return any(get_origin(part) is dict for part in _parts(kind))
     return not text.strip()  # a mapping is text with a colon, and what has no node is a comment
 
 
