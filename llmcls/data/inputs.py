@@ -114,16 +114,18 @@ def load_labelled(
     catalog: Mapping[str, DatasetReader] | None = None,
     form: FileFormat | None = None,
     order: Sequence[str] = (),
+    tables: Mapping[str, Table] | None = None,
 ) -> list[Example]:
     """Read one split for evaluation: every row has a text and one of the labels, or with a separator any number.
 
     `order` has the labels as the user gave them, by which rows of zeros and ones are named; such are refused without.
+    `tables` has the data where it is open already, so that it is not opened again.
 
     Raises:
         LlmclsError: for wrong columns and splits, no rows, and bad rows: all of them at once, with file and line.
     """
     where = describe(data)
-    table = _one_table(data, split, catalog, form)
+    table = _one_table(data, split, catalog, form, tables)
     columns = choose_columns(
         table.columns, text=text_columns, label=label_column, label_separator=label_separator, where=where
     )
@@ -138,9 +140,13 @@ def load_labelled(
 
 
 def _one_table(
-    data: object, split: str | None, catalog: Mapping[str, DatasetReader] | None, form: FileFormat | None
+    data: object,
+    split: str | None,
+    catalog: Mapping[str, DatasetReader] | None,
+    form: FileFormat | None,
+    tables: Mapping[str, Table] | None = None,
 ) -> Table:
-    tables = open_tables(data, catalog, form)
+    tables = open_tables(data, catalog, form) if tables is None else tables
     if split is not None:
         try:
             return tables[standard_name(split)]
