@@ -18,15 +18,18 @@ from llmcls.cli.shared import (
     output_options,
     prediction_options,
     prompt_option,
+    settings_for_run,
+    settings_options,
     show,
     show_json,
     split_commas,
     start,
 )
+from llmcls.data.reader import FIELDS_OF_FORMAT, FileFormat
 from llmcls.errors import LlmclsError
 from llmcls.processes.stopping import failing_once
 from llmcls.processes.world import join_prediction
-from llmcls.settings import change_settings
+from llmcls.settings import Settings, change_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +62,8 @@ class Request:
     min_probability: float | None
     min_label_mass: float | None
     output_dir: str | None
+    files: tuple[str, ...]
+    assignments: tuple[str, ...]
     quiet: bool
     as_json: bool
 
@@ -66,11 +71,29 @@ class Request:
         if (self.text_columns or self.label_column) and self.data is None:
             raise click.UsageError("--text-column and --label-column are for --data; the run's own data has its own.")
 
-    @property
-    def prediction(self) -> dict[str, Any]:
-        """The settings of `prediction` that are given."""
-        names = ("method", "threshold", "min_probability", "min_label_mass")
-        return {name: getattr(self, name) for name in names}
+    def settings(self, run: Run) -> Settings:
+        """The run's settings, with what is given of how labels are found and how files of other data are written.
+
+        Raises:
+            LlmclsError: for settings that would have no effect.
+            click.UsageError: for one that an option gives, too.
+        """
+        given = settings_for_run(run.settings, self.files, self.assignments, "--base-model, --templates")
+        own = run.settings.data
+        changed = [f"data.{name}" for name in FIELDS_OF_FORMAT if getattr(given.data, name) != getattr(own, name)]
+        if changed and self.data is None:
+            raise LlmclsError(
+                f"{' and '.join(changed)} can be changed for other data only: the run's own data is read as it was in "
+                "training. Give other data with --data, or leave the setting out."
+            )
+        options = {"method": self.method, "threshold": self.threshold}
+        options |= {"min_probability": self.min_probability, "min_label_mass": self.min_label_mass}
+        assigned = {assignment.partition("=")[0].strip() for assignment in self.assignments}
+        named = [f"prediction.{name}" for name, value in options.items() if value is not None]
+        if twice := [name for name in named if name in assigned]:
+            raise click.UsageError(f"{', '.join(twice)} is given by an option and by --set; keep one of the two.")
+        how = change_settings(given, {"prediction": options}).prediction
+        return given.model_copy(update={"prediction": how})
 
     def check(self, run: Run) -> None:
         """Refuse what does not go with this run.
@@ -122,6 +145,7 @@ class Request:
 @prompt_option
 @prediction_options
 @click.option("--output-dir", metavar="DIR", help="Where the files go; RUN/evaluation/SPLIT (or /DATA) when not given.")
+@settings_options
 @output_options
 @failing_once()
 def command(**options: Any) -> None:
@@ -138,6 +162,11 @@ def command(**options: Any) -> None:
     needs these rows only.
 
     \b
+    llmcls evaluate --run runs/tickets --data old.csv --set data.encoding=cp1252
+
+    reads other data as it is written: data.encoding, data.delimiter and data.quoting are else the run's.
+
+    \b
     llmcls evaluate --run runs/tickets --templates instruction chat my.j2
 
     asks the same rows in other words; templates.csv has the answers. The closer to 0 the share of changed labels, the
@@ -151,7 +180,9 @@ def command(**options: Any) -> None:
 
     run = Run.open(request.run_path)
     request.check(run)
-    given = Labelled(request.data, request.text_columns, request.label_column, request.split)
+    settings = request.settings(run)
+    form = FileFormat.of(settings.data)
+    given = Labelled(request.data, request.text_columns, request.label_column, request.split, form)
     examples, name = read_rows(run, given, reporter)
     own = read_rows_of_baseline(run) if request.baseline else None
     where, names = None if run.whole else request.base_model, split_commas(request.templates)
@@ -160,8 +191,7 @@ def command(**options: Any) -> None:
     folder = Path(request.output_dir) if request.output_dir else run.path / "evaluation" / name
     _make_folder(folder)
     world = join_prediction()
-    how = change_settings(run.settings, {"prediction": request.prediction}).prediction
-    classifier = replace(Classifier.load(run, base_model=where, prediction=how), world=world)
+    classifier = replace(Classifier.load(run, base_model=where, prediction=settings.prediction), world=world)
     reporter.say(f"Evaluating {request.run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")
     predictions = classifier.classify(examples, reporter=reporter)
     report = classifier.report(examples, predictions)

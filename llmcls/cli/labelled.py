@@ -6,9 +6,10 @@ examples, name = read_rows(run, Labelled("new.csv"), reporter)         # name: w
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from llmcls.data.reader import FileFormat
 from llmcls.errors import LlmclsError, unknown
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ class Labelled:
         text_columns: the columns of other data that hold the text; those of the run when empty.
         label_column: the column of other data that holds the label; that of the run when None.
         split: which split; None: test, or the only one.
+        form: how files of other data are written.
     """
 
     data: str | None = None
     text_columns: tuple[str, ...] = ()
     label_column: str | tuple[str, ...] | None = None
     split: str | None = None
+    form: FileFormat = field(default_factory=FileFormat)
 
 
 def read_rows(run: Run, given: Labelled, reporter: Reporter) -> tuple[list[Example], str]:
@@ -42,8 +45,8 @@ def read_rows(run: Run, given: Labelled, reporter: Reporter) -> tuple[list[Examp
         LlmclsError: for an unknown split, data that cannot be read, and rows that cannot be compared.
     """
     from llmcls.data.inputs import load_labelled
-    from llmcls.data.reader import SPLITS, FileFormat
-    from llmcls.data.sources import open_tables
+    from llmcls.data.reader import SPLITS
+    from llmcls.data.sources import open_tables, warn_of_unused
     from llmcls.data.split_names import standard_name
 
     data, split = given.data, given.split
@@ -51,8 +54,12 @@ def read_rows(run: Run, given: Labelled, reporter: Reporter) -> tuple[list[Examp
         raise LlmclsError(unknown("split", split, SPLITS))
     if data is None:
         return _read_own(run, standard_name(split or "test"), reporter)
-    form = FileFormat.of(run.settings.data)
-    tables = open_tables(data, form=form)
+    # What is only kept from the run's own data may have no use in others; what is said of these must have one.
+    own = FileFormat.of(run.settings.data)
+    said = {name: getattr(given.form, name) for name in given.form.given}
+    changed = {name: value for name, value in said.items() if value != getattr(own, name)}
+    warn_of_unused(data, None, FileFormat(**changed))
+    tables = open_tables(data, form=given.form)
     chosen = None if len(tables) == 1 else split or "test"
     notes: list[str] = []
     examples = load_labelled(
@@ -62,10 +69,11 @@ def read_rows(run: Run, given: Labelled, reporter: Reporter) -> tuple[list[Examp
         label_column=given.label_column or run.card["data"]["label_column"],
         label_separator=run.label_separator,
         split=chosen,
-        form=form,
+        form=given.form,
         order=run.settings.data.labels,
         drop_others=run.settings.data.drops_other_labels,
         notes=notes,
+        tables=tables,
     )
     for note in notes:
         reporter.say(note)

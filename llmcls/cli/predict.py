@@ -29,6 +29,7 @@ from llmcls.cli.shared import (
     output_options,
     prediction_options,
     prompt_option,
+    settings_for_run,
     settings_options,
     split_labels,
     start,
@@ -40,7 +41,7 @@ from llmcls.data.reader import FIELDS_OF_FORMAT, FileFormat
 from llmcls.errors import LlmclsError
 from llmcls.processes.stopping import failing_once
 from llmcls.processes.world import join_prediction
-from llmcls.settings import PredictionSettings, Section, Settings, change_settings, merge_settings
+from llmcls.settings import PredictionSettings, Settings, change_settings
 
 if TYPE_CHECKING:
     from llmcls.classifier import Classifier
@@ -266,8 +267,8 @@ def _choose_way(request: Request) -> Way:
         refuse_missing(form_of(settings), named)  # type: ignore[arg-type]  # the keys are `Figure`s
         return Way(None, settings, settings.prediction)
     refuse_missing(form_of(run.settings), named)  # type: ignore[arg-type]
-    given = change_settings(run.settings, merge_settings(request.files, request.assignments))
-    _refuse_without_effect(run.settings, given)
+    also = "--base-model, --quantization and --template"
+    given = settings_for_run(run.settings, request.files, request.assignments, also)
     settings = change_settings(given, {"prediction": changes | {"method": request.method}})
     # How the files to predict are written is not a matter of the run.
     data = run.settings.data.model_copy(update={name: getattr(given.data, name) for name in FIELDS_OF_FORMAT})
@@ -298,28 +299,6 @@ def _settle_zero_shot(request: Request, settings: Settings) -> Settings:
             raise LlmclsError("A classification head can say nothing but its labels; leave --label-mass out.")
         return settle_for_head(settings, base, request.template)
     return settings
-
-
-def _refuse_without_effect(trained: Settings, given: Settings) -> None:
-    """Refuse settings that are not the run's: they would have no effect.
-
-    Raises:
-        LlmclsError: naming all but those of `prediction`.
-    """
-    ignored = []
-    for name in Settings.model_fields:
-        one, other = getattr(trained, name), getattr(given, name)
-        if name != "prediction" and isinstance(one, Section):
-            keys = [key for key in type(one).model_fields if name != "data" or key not in FIELDS_OF_FORMAT]
-            ignored += [f"{name}.{key}" for key in keys if getattr(one, key) != getattr(other, key)]
-        elif name != "prediction" and one != other:
-            ignored.append(name)
-    if ignored:
-        formats = ", ".join(f"data.{name}" for name in FIELDS_OF_FORMAT)
-        raise LlmclsError(
-            f"A run keeps the settings it was trained with, so {', '.join(ignored)} cannot be changed now; "
-            f"only prediction.*, {formats}, and --base-model, --quantization and --template."
-        )
 
 
 def _load(request: Request, way: Way) -> Classifier:

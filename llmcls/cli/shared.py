@@ -13,8 +13,10 @@ import click
 from click.core import ParameterSource
 
 from llmcls.console import Reporter
+from llmcls.data.reader import FIELDS_OF_FORMAT
+from llmcls.errors import LlmclsError
 from llmcls.figures import to_json
-from llmcls.settings import Settings, load_settings
+from llmcls.settings import Section, Settings, change_settings, load_settings, merge_settings
 from llmcls.settings.task import methods, tasks
 
 if TYPE_CHECKING:
@@ -186,6 +188,38 @@ def gather_settings(files: Sequence[str], assignments: Sequence[str], **options:
     if twice := [name for name in given if name in assigned]:
         raise click.UsageError(f"{', '.join(twice)} is given by an option and by --set; keep one of the two.")
     return load_settings(files, assignments, given)
+
+
+def settings_for_run(trained: Settings, files: Sequence[str], assignments: Sequence[str], also: str) -> Settings:
+    """A run's settings, with those of `prediction` and of how files are written that `--config` and `--set` give.
+
+    Args:
+        trained: the run's settings.
+        files, assignments: of `settings_options`.
+        also: the options that change more, for the message.
+
+    Raises:
+        LlmclsError: naming all other settings that are not the run's: they would have no effect.
+    """
+    merged = merge_settings(files, assignments)
+    given = change_settings(trained, merged)
+    ignored = []
+    for name in Settings.model_fields:
+        one, other = getattr(trained, name), getattr(given, name)
+        if name != "prediction" and isinstance(one, Section):
+            keys = [key for key in type(one).model_fields if name != "data" or key not in FIELDS_OF_FORMAT]
+            ignored += [f"{name}.{key}" for key in keys if getattr(one, key) != getattr(other, key)]
+        elif name != "prediction" and one != other:
+            ignored.append(name)
+    if ignored:
+        formats = ", ".join(f"data.{name}" for name in FIELDS_OF_FORMAT)
+        raise LlmclsError(
+            f"A run keeps the settings it was trained with, so {', '.join(ignored)} cannot be changed now; "
+            f"only prediction.*, {formats}, and {also}."
+        )
+    # `change_settings` leaves alone what is null; here that says: as the file has it.
+    unsaid = {name: None for name in FIELDS_OF_FORMAT if merged.get("data", {}).get(name, "") is None}
+    return given.model_copy(update={"data": given.data.model_copy(update=unsaid)})
 
 
 def start(quiet: bool, as_json: bool = False) -> Reporter:

@@ -117,17 +117,19 @@ def load_labelled(
     order: Sequence[str] = (),
     drop_others: bool = False,
     notes: list[str] | None = None,
+    tables: Mapping[str, Table] | None = None,
 ) -> list[Example]:
     """Read one split for evaluation: every row has a text and one of the labels, or with a separator any number.
 
     `order` has the labels as the user gave them, by which rows of zeros and ones are named; such are refused without.
     With `drop_others`, rows of other labels are left out, and `notes` gets one sentence that says how many.
+    `tables` has the data where it is open already, so that it is not opened again.
 
     Raises:
         LlmclsError: for wrong columns and splits, no rows, and bad rows: all of them at once, with file and line.
     """
     where = describe(data)
-    table = _one_table(data, split, catalog, form)
+    table = _one_table(data, split, catalog, form, tables)
     columns = choose_columns(
         table.columns,
         text=text_columns,
@@ -160,9 +162,13 @@ def load_labelled(
 
 
 def _one_table(
-    data: object, split: str | None, catalog: Mapping[str, DatasetReader] | None, form: FileFormat | None
+    data: object,
+    split: str | None,
+    catalog: Mapping[str, DatasetReader] | None,
+    form: FileFormat | None,
+    tables: Mapping[str, Table] | None = None,
 ) -> Table:
-    tables = open_tables(data, catalog, form)
+    tables = open_tables(data, catalog, form) if tables is None else tables
     if split is not None:
         try:
             return tables[standard_name(split)]

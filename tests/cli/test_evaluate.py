@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from llmcls.data.sources import open_tables
+
 
 def test_tables_and_files(llmcls: Callable[..., Any], run: Path) -> None:
     done = llmcls("evaluate", "--run", run)
@@ -110,3 +112,44 @@ def test_no_rows_to_evaluate(
     options = ("--base-model", tiny_model_dir, "--output-dir", "run", "-q", "--set", "training.max_steps=1")
     assert llmcls("train", "--data", "two.csv", *options).code == 0
     assert "has no test rows; say with --data" in refuse("evaluate", "--run", "run")
+
+
+def test_other_data_is_read_as_it_is_written(
+    llmcls: Callable[..., Any], refuse: Callable[..., str], run: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "old.csv").write_bytes("text;label\nÄrger, immer;billing\nGrüße;delivery\n".encode("cp1252"))
+    assert "encoding" in refuse("evaluate", "--run", run, "--data", "old.csv")
+    opened: list[object] = []
+
+    def open_once(data: object, *arguments: Any, **options: Any) -> Any:
+        opened.append(data)
+        return open_tables(data, *arguments, **options)
+
+    for module in ("sources", "inputs"):
+        monkeypatch.setattr(f"llmcls.data.{module}.open_tables", open_once)
+    form = ("--set", "data.encoding=cp1252", "--set", "data.delimiter=;")
+    done = llmcls("evaluate", "--run", run, "--data", "old.csv", *form, "--set", "prediction.batch_size=2", "-q")
+    assert done.code == 0 and opened == ["old.csv"]
+    with (run / "evaluation" / "old.csv" / "predictions.csv").open(encoding="utf-8", newline="") as stream:
+        assert [row["text"] for row in csv.DictReader(stream)] == ["Ärger, immer", "Grüße"]
+    message = refuse("evaluate", "--run", run, *form)
+    assert message.startswith("data.delimiter and data.encoding can be changed for other data only")
+    message = refuse("evaluate", "--run", run, "--set", "seed=1")
+    assert "so seed cannot be changed now" in message and "--templates" in message
+    both = llmcls("evaluate", "--run", run, "--method", "greedy", "--set", "prediction.method=exact")
+    assert both.code == 2 and "prediction.method is given by an option and by --set" in both.err
+    (here / "rows.jsonl").write_text('{"text": "hi", "label": "billing"}\n', encoding="utf-8")
+    unused = llmcls("evaluate", "--run", run, "--data", "rows.jsonl", "--set", "data.delimiter=;", "-q")
+    assert unused.code == 0 and "is read without data.delimiter" in unused.err
+
+
+def test_a_format_that_is_null_is_the_files_own(llmcls: Callable[..., Any], tiny_model_dir: Path, here: Path) -> None:
+    (here / "semicolons.csv").write_text("text;label\nsome, words;a\nother, words;b\n" * 5, encoding="utf-8")
+    options = ("--base-model", tiny_model_dir, "--output-dir", "run", "-q", "--set", "training.max_steps=1")
+    assert llmcls("train", "--data", "semicolons.csv", *options, "--set", "data.delimiter=;").code == 0
+    (here / "tabs.tsv").write_text("text\tlabel\nsome; words\ta\n", encoding="utf-8")
+    assert llmcls("evaluate", "--run", "run", "--data", "tabs.tsv", "-q").code == 1
+    null = ("--set", "data.delimiter=null", "-q")
+    assert llmcls("evaluate", "--run", "run", "--data", "tabs.tsv", *null).code == 0
+    done = llmcls("predict", "--run", "run", "--input", "tabs.tsv", *null)
+    assert done.code == 0 and done.out.startswith('"text","label","predicted"')
