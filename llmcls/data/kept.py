@@ -25,11 +25,12 @@ class LabelChoice:
     """The labels to keep, and whether rows of other labels are left out or problems.
 
     Attributes:
-        keep: names or aliases; or `{"top": n}`, the most frequent ones of the training split; empty for all.
+        keep: names or aliases; or a rule about the training split: `{"min_rows": n}`, those of so many rows and more,
+            `{"top": n}`, the most frequent ones (of these); empty for all.
         drop: leave rows of other labels out; of rows with several labels only the other labels are taken out.
     """
 
-    keep: Sequence[str] | Mapping[Literal["top"], int] = ()
+    keep: Sequence[str] | Mapping[Literal["top", "min_rows"], int] = ()
     drop: bool = False
 
     @classmethod
@@ -52,14 +53,17 @@ class LabelChoice:
             LlmclsError: for names that are not among the labels, and for more labels than there are.
         """
         if isinstance(self.keep, Mapping):
-            top = self.keep["top"]
             counts = Counter(name for example in train for name in example.names)
-            if top > len(found := [name for name in labels if counts[name]]):
+            least = self.keep.get("min_rows", 1)
+            found = [name for name in labels if counts[name] >= least]
+            wanted = self.keep.get("top", 2)
+            if wanted > len(found):
+                rows = f", of which {len(found)} have {least} rows and more" if least > 1 else ""
                 raise LlmclsError(
-                    f"data.keep_labels wants the {top} most frequent labels, but the training rows of {where} have "
-                    f"{len(found)}; lower top to {len(found)} or less."
+                    f"data.keep_labels wants {wanted} labels or more, but the training rows of {where} have "
+                    f"{sum(count > 0 for count in counts.values())}{rows}; ask for less."
                 )
-            chosen = set(sorted(found, key=lambda name: (-counts[name], name))[:top])
+            chosen = set(sorted(found, key=lambda name: (-counts[name], name))[: self.keep.get("top")])
         elif self.keep:
             names = [spellings.get(name, name) for name in self.keep]
             problems = [

@@ -48,21 +48,22 @@ def check_size(value: Any) -> Any:
 
 
 def check_kept(value: Any, as_names: Callable[[Any], Any]) -> Any:
-    """Labels to keep: a tuple of names, or `{"top": n}`.
+    """Labels to keep: a tuple of names, or a rule: `{"top": n}`, `{"min_rows": n}`, or both.
 
     Raises:
         ValueError: for another mapping, and for fewer than two labels.
     """
     if isinstance(value, Mapping):
-        if set(value) != {"top"}:
+        least = {"top": 2, "min_rows": 1}
+        if not value or set(value) - set(least):
             raise ValueError(
-                f"{dict(value)!r} does not say which labels to keep; give a list of names, or {{top: 5}} for the five "
-                "most frequent"
+                f"{dict(value)!r} does not say which labels to keep; give a list of names, {{top: 5}} for the most "
+                "frequent ones, or {min_rows: 3} for those of three rows and more"
             )
-        top = value["top"]
-        if isinstance(top, bool) or not isinstance(top, Integral) or top < 2:
-            raise ValueError(f"top is {top!r}, but it is a whole number of labels, 2 or more")
-        return {"top": int(top)}
+        for name, number in value.items():
+            if isinstance(number, bool) or not isinstance(number, Integral) or number < least[name]:
+                raise ValueError(f"{name} is {number!r}, but it is a whole number, {least[name]} or more")
+        return {name: int(number) for name, number in value.items()}
     names = as_names(value)
     if isinstance(names, tuple) and (kept := tuple(dict.fromkeys(names))) and len(kept) < 2:
         raise ValueError(f"only {kept[0]!r} is kept, but a classifier needs at least two labels; name another one")

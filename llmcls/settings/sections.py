@@ -92,7 +92,7 @@ def _known_encoding(name: str | None) -> str | None:
 # A single name may stand for a list of one: --set data.text_columns=body
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
 KeptLabels = Annotated[
-    tuple[str, ...] | dict[Literal["top"], int], BeforeValidator(lambda value: check_kept(value, _as_names))
+    tuple[str, ...] | dict[Literal["top", "min_rows"], int], BeforeValidator(lambda value: check_kept(value, _as_names))
 ]
 # Labels may be numbers, which Python does not write as text: {0: 1.0, 1: 3.0}
 LabelsAreText = BeforeValidator(_as_labelled)
@@ -161,9 +161,9 @@ class DataSettings(Section):
     )
     keep_labels: KeptLabels = Field(
         (),
-        description="Labels to train on, a list of names or {top: 5} for the most frequent of the training split; all "
-        "when empty. With task multi_label other labels are taken out of a row's list, and a row stays with what is "
-        "left, also with none.",
+        description="Labels to train on: a list of names, {top: 5} for the most frequent of the training split, or "
+        "{min_rows: 3} for those of three rows and more; all when empty. With task multi_label other labels are taken "
+        "out of a row's list, and a row stays with what is left, also with none.",
     )
     other_labels: Literal["drop", "error"] | None = Field(
         None,

@@ -28,6 +28,8 @@ def load(data: Any = ROWS, **settings: Any) -> DataSplits:
         ({"keep_labels": ["c", "a"]}, ("a", "c"), 9),
         ({"keep_labels": {"top": 2}}, ("a", "b"), 9),  # b and c are as frequent
         ({"keep_labels": {"top": 5}}, tuple("abcde"), 16),
+        ({"keep_labels": {"min_rows": 1}}, tuple("abcde"), 16),
+        ({"keep_labels": {"min_rows": 3, "top": 2}}, ("a", "b"), 9),
         ({"keep_labels": ["c", "a"], "labels": ["c", "b", "a"]}, ("c", "a"), 9),
         ({"labels": ["c", "a"], "other_labels": "drop"}, ("c", "a"), 9),
         ({"keep_labels": ["x", "a"], "label_aliases": {"b": ["x", "e"], "c": ["y"]}}, ("a", "b"), 10),
@@ -69,13 +71,16 @@ def test_several_labels_a_text() -> None:
     ("given", "says"),
     [
         ({"keep_labels": ["a", "bb", "zebra"]}, r"(?s)2 problems.*'bb'. Did you mean 'b'\?.*'zebra'. Available: a, b"),
-        ({"keep_labels": {"top": 6}}, r"wants the 6 most frequent labels, .* have 5; lower top to 5"),
+        ({"keep_labels": {"top": 6}}, r"wants 6 labels or more, .* have 5; ask for less"),
         (
             {"keep_labels": ["b", "x"], "label_aliases": {"b": ["x"]}},
             r"keeps only 'b', of which the others are aliases",
         ),
         ({"keep_labels": ["a"]}, r"only 'a' is kept, but a classifier needs at least two"),
-        ({"keep_labels": {"top": 1}}, r"data.keep_labels: top is 1, but it is a whole number of labels, 2 or more"),
+        ({"keep_labels": {"top": 1}}, r"data.keep_labels: top is 1, but it is a whole number, 2 or more"),
+        ({"keep_labels": {"min_rows": 0}}, r"min_rows is 0, but it is a whole number, 1 or more"),
+        ({"keep_labels": {"min_rows": 99}}, r"wants 2 labels or more, .* have 5, of which 0 have 99 rows and more"),
+        ({"keep_labels": {}}, r"does not say which labels to keep"),
         ({"keep_labels": {"top": 2.5}}, r"top is 2.5, but"),
         ({"keep_labels": {"top": True}}, r"must be a number"),
         ({"keep_labels": {"best": 3}}, r"\{'best': 3\} does not say which labels to keep; give a list of names"),
