@@ -8,7 +8,7 @@ classifier.predict_proba(["Where is my parcel?"])      # array, rows sum to 1, c
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from llmcls.answers import Form, Predictor, Wanted
 from llmcls.answers.form import Decision, refuse_free
 from llmcls.console import Reporter
+from llmcls.data.given import examples_from, labelled_from
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import Formats, choose_formats
@@ -372,26 +373,15 @@ class Classifier:
         Raises:
             LlmclsError: when an example has no label, or the rows lack the columns.
         """
-        from llmcls.data.inputs import load_labelled
-
-        examples = examples if _is_table(examples) else list(examples)
-        if _is_table(examples) or any(isinstance(row, Mapping) for row in examples):
-            data = self.run.card["data"] if self.run else {}
-            examples = load_labelled(
-                examples,
-                labels=self.labels,
-                text_columns=data.get("text_columns") or (),
-                label_column=data.get("label_column"),
-                label_separator=self.assembly.settings.data.label_separator if self.form.rules.several else None,
-                drop_others=self.assembly.settings.data.drops_other_labels,
-            )
-        if strange := [row for row in examples if not isinstance(row, Example)]:
-            raise LlmclsError(
-                f"evaluate was given {strange[0]!r:.40}, a {type(strange[0]).__name__}; give Examples, dicts with text "
-                "and a label, or a DataFrame."
-            )
-        if missing := [example.source or example.text[:40] for example in examples if example.label is None]:
-            raise LlmclsError(f"{missing[0]} has no label to compare the prediction with; evaluate labelled rows only.")
+        data, known = self.run.card["data"] if self.run else {}, self.assembly.settings.data
+        examples = labelled_from(
+            examples,
+            self.labels,
+            text_columns=data.get("text_columns") or (),
+            label_column=data.get("label_column"),
+            label_separator=known.label_separator if self.form.rules.several else None,
+            drop_others=known.drops_other_labels,
+        )
         return self.report(examples, self.classify(examples, reporter=reporter))
 
     def report(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
@@ -431,16 +421,7 @@ class Classifier:
         return replace(self._make(assembly, self.formats, model, self.prediction, None), world=self.world)
 
     def _read(self, texts: Any) -> list[Example]:
-        """Examples of texts, or of rows with the run's text columns, whose other columns a template may use."""
-        from llmcls.data.inputs import load_examples
-
-        if isinstance(texts, Mapping):
-            raise LlmclsError("Give a list of rows, not one dict: predict([row]).")
-        if not (table := _is_table(texts)) and not isinstance(texts, str):
-            texts = list(texts)
-        if table or (not isinstance(texts, str) and any(isinstance(row, Mapping) for row in texts)):
-            return list(load_examples(texts, text_columns=self.run.card["data"]["text_columns"] if self.run else ()))
-        return _as_examples(texts)
+        return examples_from(texts, self.run.card["data"]["text_columns"] if self.run else ())
 
     def _score_together(self, chunk: Sequence[Example], wanted: Wanted, advance: Any) -> Iterable[Prediction]:
         if self.world.size == 1:
@@ -448,45 +429,17 @@ class Classifier:
         return self.world.map(lambda share: list(self._score(share, wanted, advance)), chunk)
 
     def _answer(self, examples: Sequence[Example], advance: Any) -> list[FreeAnswer]:
-        from llmcls.engine.free import generate_free
-        from llmcls.evaluation.free import FREE_TOKENS, FreeAnswer
+        from llmcls.evaluation.free import answer_freely
 
-        encoder = self.encoder
-        prompts = [prompt.input_ids for prompt in encoder.encode(examples)]
-        longest, most = encoder.spelled.longest, self.base.config.get("max_position_embeddings")
-        if most:  # a prompt leaves room for the longest answer, which may be shorter than a free one
-            room = most - max(map(len, prompts), default=0)
-        said = generate_free(
+        return answer_freely(
             self._model,
-            prompts,
-            # Chat models end a turn with one token and a text with another; each of them is an end.
-            ends={encoder.end_token_id, encoder.tokenizer.eos_token_id} - {None},
-            pad_token_id=int(encoder.tokenizer.pad_token_id),
-            max_new_tokens=max(longest, min(FREE_TOKENS, room) if most else FREE_TOKENS),
+            self.encoder,
+            examples,
+            lambda tokens: self.form.read(self.encoder, tokens),
+            positions=self.base.config.get("max_position_embeddings"),
             batch_size=self.prediction.batch_size,
             progress=advance,
         )
-        read = [self.form.read(encoder, tokens) for tokens in said]
-        return [
-            FreeAnswer(encoder.read_answer(tokens), None if labels is None else tuple(labels))
-            for tokens, labels in zip(said, read, strict=True)
-        ]
 
     def _score(self, examples: Sequence[Example], wanted: Wanted, advance: Any) -> Iterator[Prediction]:
         return self._predictor.predict(self.encoder.encode(examples), wanted, advance)
-
-
-def _is_table(data: Any) -> bool:
-    """Whether iterating would not give rows: a DataFrame's items are its column names."""
-    return hasattr(data, "columns") or hasattr(data, "column_names")
-
-
-def _as_examples(texts: Iterable[str]) -> list[Example]:
-    if isinstance(texts, str):
-        raise LlmclsError("Give a list of texts, not one string: predict([text]).")
-    examples = []
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise LlmclsError(f"Text {position} is {text!r}, a {type(text).__name__}; texts must be strings.")
-        examples.append(Example(text, source=f"text {position}"))
-    return examples

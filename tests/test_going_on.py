@@ -176,8 +176,11 @@ def test_what_it_was_before(first: Callable[[str], Run], tmp_path: Path) -> None
     lora, _ = go_on(first("lora"), tmp_path / "lora")
     before = ("--data", tmp_path / "rows.csv", "--before", "-q")
     done = call("evaluate", "--run", lora.path, *before)
-    assert done.code == 1 and "so that run, not the base model, is what it was before; leave --before out" in done.err
-    with pytest.raises(LlmclsError, match="leave --before out"), Classifier.load(lora).untrained():
+    assert (
+        done.code == 1
+        and "so that run, not the base model, is what it was before; leave --before and --samples out" in done.err
+    )
+    with pytest.raises(LlmclsError, match="leave --before and --samples out"), Classifier.load(lora).untrained():
         pass
     copy = shutil.copytree(first("full-head").path, tmp_path / "copy")
     full, _ = go_on(Run.open(copy), tmp_path / "full")

@@ -143,7 +143,8 @@ class Input:
 
 def rows_at_once(classifier: Classifier) -> int:
     """The size of a batch for this classifier's device and processes."""
-    return ROWS_AT_ONCE.get(classifier.formats.device.type, ROWS_AT_ONCE["cuda"]) * classifier.world.size
+    kind = "cpu" if classifier.formats.device.type == "cpu" else "cuda"
+    return ROWS_AT_ONCE[kind] * classifier.world.size
 
 
 def predict_batches(

@@ -11,14 +11,18 @@ An answer that is no label is then a wrong one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcls.errors import LlmclsError
 from llmcls.evaluation.files import write_rows
 from llmcls.records import Example, Prediction
+
+if TYPE_CHECKING:
+    from llmcls.engine.scores import Progress
+    from llmcls.prompt.encoding import Encoder
 
 FREE_TOKENS = 8
 """Tokens of a free answer at least, as others generate; where an answer is longer, as many as the longest."""
@@ -37,6 +41,49 @@ class FreeAnswer:
 
     text: str
     labels: tuple[str, ...] | None
+
+
+def answer_freely(
+    model: Any,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    read: Callable[[Sequence[int]], Collection[str] | None],
+    *,
+    positions: int | None,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> list[FreeAnswer]:
+    """What the model says of each example by itself; the call for users is `Classifier.answer_freely`.
+
+    Args:
+        model: any Hugging Face causal LM.
+        encoder: turns examples into its prompts.
+        examples: the rows.
+        read: the labels that an answer's tokens name; None where they name none.
+        positions: tokens that the model has places for; None: any number.
+        batch_size: rows per call of `generate`.
+        progress: called with the number of rows finished since its last call.
+    """
+    from llmcls.engine.free import generate_free
+
+    prompts = [prompt.input_ids for prompt in encoder.encode(examples)]
+    # A prompt leaves room for the longest answer, which may be shorter than a free one.
+    room = FREE_TOKENS if positions is None else positions - max(map(len, prompts), default=0)
+    said = generate_free(
+        model,
+        prompts,
+        # Chat models end a turn with one token and a text with another; each of them is an end.
+        ends={encoder.end_token_id, encoder.tokenizer.eos_token_id} - {None},
+        pad_token_id=int(encoder.tokenizer.pad_token_id),
+        max_new_tokens=max(encoder.spelled.longest, min(FREE_TOKENS, room)),
+        batch_size=batch_size,
+        progress=progress,
+    )
+    named = [read(tokens) for tokens in said]
+    return [
+        FreeAnswer(encoder.read_answer(tokens), None if labels is None else tuple(labels))
+        for tokens, labels in zip(said, named, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

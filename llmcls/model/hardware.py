@@ -22,8 +22,8 @@ from llmcls.settings import Settings
 ACCELERATORS = ("cuda", "xpu", "mps", "npu", "mlu", "musa", "sdaa", "hpu")
 """The torch device types that accelerate knows."""
 
-TRIED = ("cpu", "cuda")
-"""The device types that llmcls has been run on."""
+SUPPORTED = ("cpu", "cuda")
+"""The device types that llmcls is written for; what is said of others is that they are untested."""
 
 MixedPrecision = Literal["no", "fp16", "bf16"]
 
@@ -50,7 +50,7 @@ class Formats:
     def describe(self) -> str:
         """One line for the user."""
         name = device_name(self.device)
-        if self.device.type not in TRIED:
+        if self.device.type not in SUPPORTED:
             name += f" ({self.device.type}, untested: llmcls has not been run on such a device)"
         stored = {"none": "unquantised", "4bit": "4-bit", "8bit": "8-bit"}[self.quantization]
         autocast = "no autocast" if self.mixed_precision == "no" else f"{self.mixed_precision} autocast"
@@ -162,7 +162,7 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def _check_quantization(device: torch.device, quantization: str) -> None:
-    if quantization == "none" or device.type in TRIED:
+    if quantization == "none" or device.type in SUPPORTED:
         return
     from bitsandbytes import supported_torch_devices
 

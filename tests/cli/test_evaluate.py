@@ -79,7 +79,7 @@ def test_other_data_does_not_need_the_training_data(
     message = refuse("evaluate", "--run", "run")
     assert "give other data with --data" in message and "mine.csv" in message
     (here / "mine.csv").write_text("text,label\n" + "other,billing\nwords,delivery\n" * 9, encoding="utf-8")
-    assert "'mine.csv' has changed since this run was trained on it" in llmcls("evaluate", "--run", "run").err
+    assert "mine.csv' has changed since this run was trained on it" in llmcls("evaluate", "--run", "run").err
 
 
 def test_problems(refuse: Callable[..., str], run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
