@@ -352,10 +352,10 @@ def test_weights_reach_training_and_equal_ones_change_nothing(quick: LLMClassifi
 
 
 def test_fit_keeps_no_row_back_unless_the_settings_say_so() -> None:
-    data = LLMClassifier()._resolve(("a", "b"))["data"]
+    data = LLMClassifier()._resolve(("a", "b"), weighted=False)["data"]
     assert (data["validation_size"], data["test_size"]) == (0, 0)
-    data = LLMClassifier(settings={"data": {"test_size": 0.2}})._resolve(("a", "b"))["data"]
+    data = LLMClassifier(settings={"data": {"test_size": 0.2}})._resolve(("a", "b"), weighted=False)["data"]
     assert (data["validation_size"], data["test_size"]) == (0, 0.2)
     for name, value in (("keep_labels", ["a", "b"]), ("other_labels", "drop")):
         with pytest.raises(LlmclsError, match=f"settings has data.{name}, but X, y"):
-            LLMClassifier(settings={"data": {name: value}})._resolve(("a", "b"))
+            LLMClassifier(settings={"data": {name: value}})._resolve(("a", "b"), weighted=False)

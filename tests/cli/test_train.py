@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from llmcls.runs.run import Run
+
 SHORT = ("--set", "training.max_steps=1")
 
 
@@ -173,3 +175,19 @@ def test_a_run_in_an_empty_folder_finds_its_base_model_from_everywhere(
     (here / "elsewhere").mkdir()
     monkeypatch.chdir(here / "elsewhere")
     assert llmcls("predict", "--run", here / "run", "a 1", "-q").code == 0
+
+
+def test_labels_on_the_command_line(
+    train: Callable[..., Any], refuse_train: Callable[..., str], tickets: Path, here: Path
+) -> None:
+    assert train(tickets, "-q", "--labels", "delivery, billing").code == 0
+    assert Run.open(here / "run").labels.names == ("delivery", "billing")
+    assert "'billing' is not one of the 2 known labels" in refuse_train(tickets, "--labels", "delivery,bills")
+
+
+def test_without_tensorboard_a_training_goes_on_and_says_so(
+    train: Callable[..., Any], tickets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: False)
+    done = train(tickets, "-q", "--set", "training.report_to=[tensorboard]")
+    assert done.code == 0 and "TensorBoard is not installed" in done.err
