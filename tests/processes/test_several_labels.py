@@ -33,6 +33,6 @@ def test_two_processes_learn_and_tune_what_one_does(place: Any, start: Any, tmp_
     assert place.losses(two) == pytest.approx(place.losses(one), abs=2e-5)
     assert place.losses(one)[-1] < place.losses(one)[0] - 0.01, "a run that learns nothing shows nothing"
     assert place.probabilities(two) == pytest.approx(place.probabilities(one), abs=5e-5)
-    first, second = Run.open(one).thresholds, Run.open(two).thresholds
-    assert first.rows > 0 and first.rows == second.rows
-    assert second.values == pytest.approx(first.values, abs=5e-5)
+    first, second = Run.open(one).decision, Run.open(two).decision
+    assert first["rows"] > 0 and first["rows"] == second["rows"]
+    assert second["values"] == pytest.approx(first["values"], abs=5e-5)
