@@ -31,7 +31,7 @@ ABSENT_SHOWN = 10
 
 def summary_table(report: Report, title: str = "Evaluation") -> RenderableType:
     """The overall figures, one a line; below it the labels of which nothing is known."""
-    table = _table(title)
+    table = bare_table(title)
     table.add_column("figure")
     table.add_column("value", justify="right")
     for field, name, _ in report.FIGURES:
@@ -46,8 +46,8 @@ def summary_table(report: Report, title: str = "Evaluation") -> RenderableType:
         return table
     table.add_row("labels that never occur", f"{len(absent):,}")
     more = f" and {len(absent) - ABSENT_SHOWN} more" if len(absent) > ABSENT_SHOWN else ""
-    names = Text(", ").join(map(_literal, absent[:ABSENT_SHOWN]))
-    return _with_note(table, Text.assemble("never occur in these rows: ", names, more))
+    names = Text(", ").join(map(as_literal, absent[:ABSENT_SHOWN]))
+    return with_note(table, Text.assemble("never occur in these rows: ", names, more))
 
 
 def class_table(report: Report, shown: int = CLASS_ROWS) -> RenderableType:
@@ -55,7 +55,7 @@ def class_table(report: Report, shown: int = CLASS_ROWS) -> RenderableType:
 
     Below stand the averages over all labels. A multi-label report adds the average precision and the threshold of each.
     """
-    table = _table("By label")
+    table = bare_table("By label")
     _add_label_column(table, "label")
     for heading in ("precision", "recall", "F1", "support", *(heading for _, heading in report.ENTRY_COLUMNS)):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -71,7 +71,7 @@ def class_table(report: Report, shown: int = CLASS_ROWS) -> RenderableType:
         figures = (_number(entry.precision, 3), _number(entry.recall, 3), _number(entry.f1, 3))
         more = [_number(getattr(entry, field), 3) for field, _ in report.ENTRY_COLUMNS]
         cells = [*figures, f"{entry.support:,}", *more]
-        table.add_row(_literal(entry.label), *cells, style="" if entry.support else "dim")
+        table.add_row(as_literal(entry.label), *cells, style="" if entry.support else "dim")
     table.add_section()
     for average in report.AVERAGES:
         means = [getattr(report, f"{average}_{figure}") for figure in ("precision", "recall", "f1")]
@@ -79,7 +79,7 @@ def class_table(report: Report, shown: int = CLASS_ROWS) -> RenderableType:
             support = f"{sum(entry.support for entry in report.per_class):,}"
             cells = [*(_number(mean, 3) for mean in means), support, *[""] * len(report.ENTRY_COLUMNS)]
             table.add_row(Text(f"{average} average", "italic"), *cells)
-    return _with_note(table, note)
+    return with_note(table, note)
 
 
 def confusion_table(report: EvaluationReport) -> RenderableType:
@@ -108,7 +108,7 @@ def comparison_table(before: Report, after: Report, headings: tuple[str, str] = 
                 f"The reports '{headings[0]}' and '{headings[1]}' differ in their {what}, so their figures cannot be "
                 "compared; evaluate both on the same rows."
             )
-    table = _table(f"{headings[0][:1].upper()}{headings[0][1:]} and {headings[1]}, {after.rows:,} rows")
+    table = bare_table(f"{headings[0][:1].upper()}{headings[0][1:]} and {headings[1]}, {after.rows:,} rows")
     _add_label_column(table, "figure")
     for column in (*headings, "change"):
         table.add_column(Text(column), justify="right", no_wrap=True)
@@ -127,12 +127,12 @@ def comparison_table(before: Report, after: Report, headings: tuple[str, str] = 
     table.add_row(Text("F1 by label", "bold"))
     for i in entries:
         one, two = f1[i]
-        table.add_row(_literal(after.labels[i]), _number(one, 4), _number(two, 4), _change(one, two, 4, 1))
-    return _with_note(table, note)
+        table.add_row(as_literal(after.labels[i]), _number(one, 4), _number(two, 4), _change(one, two, 4, 1))
+    return with_note(table, note)
 
 
 def _matrix(report: EvaluationReport) -> RenderableType:
-    table = _table("Confusion matrix")
+    table = bare_table("Confusion matrix")
     table.padding = (0, 0, 0, 1)
     table.add_column("", justify="right", no_wrap=True, style="bold")
     _add_label_column(table, "true label", MATRIX_NAME_WIDTH)
@@ -143,12 +143,12 @@ def _matrix(report: EvaluationReport) -> RenderableType:
             Text("·", "dim") if count == 0 else Text(str(count), "bold green" if i == j else "red")
             for j, count in enumerate(row)
         ]
-        table.add_row(str(i + 1), _literal(report.labels[i]), *cells)
-    return _with_note(table, "rows: true label; columns: predicted label, by its number")
+        table.add_row(str(i + 1), as_literal(report.labels[i]), *cells)
+    return with_note(table, "rows: true label; columns: predicted label, by its number")
 
 
 def _pairs(report: EvaluationReport) -> RenderableType:
-    table = _table("Most confused labels")
+    table = bare_table("Most confused labels")
     errors = [
         (count, i, j) for i, row in enumerate(report.confusion) for j, count in enumerate(row) if count and i != j
     ]
@@ -159,16 +159,17 @@ def _pairs(report: EvaluationReport) -> RenderableType:
     table.add_column("of true", justify="right", no_wrap=True)
     for count, i, j in errors[:PAIR_ROWS]:
         share = f"{count / report.per_class[i].support:.0%}"
-        table.add_row(_literal(report.labels[i]), _literal(report.labels[j]), f"{count:,}", share)
+        table.add_row(as_literal(report.labels[i]), as_literal(report.labels[j]), f"{count:,}", share)
     shown, wrong = sum(error[0] for error in errors[:PAIR_ROWS]), sum(error[0] for error in errors)
-    return _with_note(table, f"{shown:,} of the {wrong:,} rows that are wrong" if wrong else "no row is wrong")
+    return with_note(table, f"{shown:,} of the {wrong:,} rows that are wrong" if wrong else "no row is wrong")
 
 
-def _table(title: str) -> Table:
-    return Table(title=_literal(title, "bold"), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+def bare_table(title: str) -> Table:
+    """A table without columns yet, in the style of all."""
+    return Table(title=as_literal(title, "bold"), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
 
 
-def _with_note(table: Table, note: str | Text) -> RenderableType:
+def with_note(table: Table, note: str | Text) -> RenderableType:
     """Not as the table's caption, which would be wrapped to the width of the table."""
     if not note:
         return table
@@ -180,7 +181,7 @@ def _add_label_column(table: Table, heading: str, min_width: int = 16) -> None:
     table.add_column(Text(heading), overflow="fold", min_width=min_width)
 
 
-def _literal(name: str, style: str = "") -> Text:
+def as_literal(name: str, style: str = "") -> Text:
     """A name as it is: `Text` reads no markup, and what would steer the terminal is shown as its escape."""
     shown = (
         char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char
