@@ -335,6 +335,8 @@ def _read_splits(
             problem.endswith((NO_LABEL, NOT_ONE_LABEL)) for problem in problems
         )
         hint = "\nWhere a text may have no label, or several, set task to multi_label." if lacking else ""
+        if any(" known labels" in problem for problem in problems):
+            hint += "\nTo leave rows of other labels out, set data.other_labels to drop."
         if skipped is None and splits["train"] and bad_rows:
             hint += "\nTo train without the rows that cannot be used, set data.bad_rows to skip."
         raise LlmclsError(several(problems, f"{where} cannot be used") + hint)

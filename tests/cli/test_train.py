@@ -180,7 +180,8 @@ def test_a_run_in_an_empty_folder_finds_its_base_model_from_everywhere(
 def test_labels_on_the_command_line(
     train: Callable[..., Any], refuse_train: Callable[..., str], tickets: Path, here: Path
 ) -> None:
-    assert "'billing' is not one of the 2 known labels" in refuse_train(tickets, "--labels", "delivery,bills")
+    message = refuse_train(tickets, "--labels", "delivery,bills")
+    assert "'billing' is not one of the 2 known labels" in message and "data.other_labels to drop" in message
     assert train(tickets, "-q", "--labels", "delivery, billing").code == 0
     assert Run.open(here / "run").labels.names == ("delivery", "billing")
 
