@@ -55,10 +55,7 @@ def read_rows(run: Run, given: Labelled, reporter: Reporter) -> tuple[list[Examp
     if data is None:
         return _read_own(run, standard_name(split or "test"), reporter)
     # What is only kept from the run's own data may have no use in others; what is said of these must have one.
-    own = FileFormat.of(run.settings.data)
-    said = {name: getattr(given.form, name) for name in given.form.given}
-    changed = {name: value for name, value in said.items() if value != getattr(own, name)}
-    warn_of_unused(data, None, FileFormat(**changed))
+    warn_of_unused(data, None, given.form.beside(FileFormat.of(run.settings.data)))
     tables = open_tables(data, form=given.form)
     chosen = None if len(tables) == 1 else split or "test"
     notes: list[str] = []

@@ -38,6 +38,7 @@ from llmcls.cli.shared import (
 from llmcls.console import Reporter
 from llmcls.data.paths import has_scheme, to_path
 from llmcls.data.reader import FIELDS_OF_FORMAT, FileFormat
+from llmcls.data.sources import warn_of_unused
 from llmcls.errors import LlmclsError
 from llmcls.processes.stopping import failing_once
 from llmcls.processes.world import join_prediction
@@ -118,7 +119,16 @@ class Request:
         return self.format.as_json
 
     def open_input(self, run: Run | None, data: DataSettings) -> Input:
-        """The rows to predict, of files that are written as these settings say."""
+        """The rows to predict, of files that are written as these settings say.
+
+        Raises:
+            click.UsageError: where the settings name a format that these texts do not have.
+        """
+        form = FileFormat.of(data)
+        said = form.beside(FileFormat.of(run.settings.data) if run else FileFormat())
+        if said.given and (self.texts or self.source == "-"):
+            named = " and ".join(f"data.{name}" for name in said.given)
+            raise click.UsageError(f"{named}: of use with --input FILE only; other texts are UTF-8, one a line.")
         if self.texts:
             return Input.of_texts(self.texts)
         if self.source is None or self.source == "-":
@@ -127,7 +137,8 @@ class Request:
             return Input.of_lines(sys.stdin.buffer)
         text_columns = self.text_columns or (run.card["data"]["text_columns"] if run else ())
         separator = run.label_separator if run else None
-        return Input.of_data(self.source, text_columns, self.label_column, separator, FileFormat.of(data))
+        warn_of_unused(self.source, None, said)
+        return Input.of_data(self.source, text_columns, self.label_column, separator, form)
 
     def open_output(self, reporter: Reporter) -> FileOutput | StandardOutput:
         """Where the rows go."""

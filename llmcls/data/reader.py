@@ -49,6 +49,10 @@ class FileFormat:
         """The names of what is not left to the file."""
         return [name for name in FIELDS_OF_FORMAT if getattr(self, name) != getattr(FileFormat(), name)]
 
+    def beside(self, other: FileFormat) -> FileFormat:
+        """What this one says and the other one does not; all else is left to the file."""
+        return FileFormat(**{n: getattr(self, n) for n in self.given if getattr(self, n) != getattr(other, n)})
+
 
 FIELDS_OF_FORMAT = tuple(each.name for each in fields(FileFormat))
 

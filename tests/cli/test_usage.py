@@ -103,6 +103,16 @@ def test_an_option_without_effect_is_wrong_usage(llmcls: Callable[..., Any], arg
     assert says in done.err
 
 
+@pytest.mark.parametrize("texts", [("a text",), ("--input", "-")])
+@pytest.mark.parametrize("setting", ["data.encoding=cp1252", "data.delimiter=tab", "data.quoting=plain"])
+def test_a_format_of_files_is_not_for_other_texts(
+    llmcls: Callable[..., Any], run: Path, texts: tuple[str, ...], setting: str
+) -> None:
+    done = llmcls("predict", "--run", run, "--set", setting, *texts)
+    assert done.code == 2 and done.out == ""
+    assert f"{setting.partition('=')[0]}: of use with --input FILE only" in done.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
