@@ -244,7 +244,7 @@ class Classifier:
             LlmclsError: for an unknown template, or one that does not suit the labels or the model.
         """
         assembly = self.assembly.with_template(find_template(template))
-        made = self._make(assembly, self.formats, self._model, self.prediction, self.run)
+        made = self._make(assembly, self.formats, self._model, self.prediction, self.run, self._decision)
         return replace(made, world=self.world)
 
     @property

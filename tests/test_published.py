@@ -69,6 +69,7 @@ def test_probabilities_are_those_of_transformers(tmp_path: Path, template: str) 
     assert classifier.classes_ == LABELS and classifier.encoder.template.name == "text"
     expected = by_transformers(folder, TEXTS)
     assert classifier.predict_proba(TEXTS) == pytest.approx(expected, abs=1e-5)
+    assert classifier.with_template("text").predict_proba(TEXTS) == pytest.approx(expected, abs=1e-5)
     other = Classifier.zero_shot(str(folder), ["billing", "delivery", "praise"], settings=PLAIN)
     assert other.predict_proba(TEXTS) == pytest.approx(expected[:, [1, 2, 0]], abs=1e-5)
     with pytest.raises(LlmclsError, match="A classification head has one output"):

@@ -129,6 +129,7 @@ def test_thresholds_stay_with_their_labels(load: Callable[[str], Classifier]) ->
     assert other.thresholds is not None
     assert (other.thresholds.values, other.thresholds.pooled, other.thresholds.rows) == ((0.3, 0.5, 0.1), 0.4, 5)
     assert other.untuned().with_labels(["new", "praise"]).thresholds.values == (0.5, 0.5)  # type: ignore[union-attr]
+    assert other.with_template("multi_label").thresholds == other.thresholds
 
 
 def test_solved_examples(load: Callable[[str], Classifier]) -> None:

@@ -110,7 +110,13 @@ def _load_own(run: Run) -> DataSplits:
     changes: dict[str, Any] = {"labels": run.labels.names}
     if data.keep_labels:
         # Zeros and ones are named by all labels that were given; by the names kept, where none were.
-        changes = {"keep_labels": run.labels.names} if data.labels else {**changes, "keep_labels": ()}
+        if data.labels:
+            changes = {"keep_labels": run.labels.names}
+        else:
+            changes["keep_labels"] = ()
+            for name in ("label_aliases", "label_descriptions"):  # those of labels that were not kept went with them
+                told = getattr(data, name)
+                changes[name] = {label: told[label] for label in told if label in run.labels.names}
         changes["other_labels"] = "drop" if data.drops_other_labels else "error"
     known = settings.model_copy(update={"data": data.model_copy(update=changes)})
     try:

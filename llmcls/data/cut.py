@@ -53,7 +53,9 @@ def cut_missing(
     """
     rows, cut, notes = len(splits["train"]), dict[str, int](), list[str]()
     missing = [split for split in ("test", "validation") if not splits[split]]
-    by_label = [split for split in missing if single and sizes[split] is None and split in limits]
+    # A row with several labels would count for each of them.
+    one_each = single and all(example.labels is None for example in splits["train"])
+    by_label = [split for split in missing if one_each and sizes[split] is None and split in limits]
     shares = {"validation": SHARE, "test": SHARE if single and rows >= ENOUGH else 0}
     chosen = {
         split: shares[split] if (given := sizes[split]) is None else given for split in missing if split not in by_label

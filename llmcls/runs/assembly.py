@@ -67,7 +67,9 @@ class Assembly:
                 f"Template '{template.name}' shows solved examples, but this classifier was trained without any and "
                 "keeps none; choose another template, or train with this one."
             )
-        return _put_together(self.settings, self.base, encoder.tokenizer, template, encoder.labels, encoder.shots)
+        return _put_together(
+            self.settings, self.base, encoder.tokenizer, template, encoder.labels, encoder.shots, encoder.frame
+        )
 
 
 def assemble(

@@ -153,3 +153,18 @@ def test_a_format_that_is_null_is_the_files_own(llmcls: Callable[..., Any], tiny
     assert llmcls("evaluate", "--run", "run", "--data", "tabs.tsv", *null).code == 0
     done = llmcls("predict", "--run", "run", "--input", "tabs.tsv", *null)
     assert done.code == 0 and done.out.startswith('"text","label","predicted"')
+
+
+def test_other_labels_take_their_aliases_along_when_a_run_is_evaluated(
+    llmcls: Callable[..., Any], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"t{n},{'abc'[n % 3]}\n" for n in range(30)))
+    given = ("--set", "data.keep_labels=[a,b]", "--set", "data.label_aliases={c: [cc], a: [aa]}")
+    done = llmcls(
+        "train", "--data", tmp_path / "rows.csv", "--base-model", tiny_model_dir, "--quantization", "none", *given,
+        "--set", "training.max_steps=1", "--output-dir", tmp_path / "run",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    done = llmcls("evaluate", "--run", tmp_path / "run", "--split", "train", "--json")
+    assert done.code == 0 and "has changed" not in done.err, done.err
+    assert sorted(json.loads(done.out)["labels"]) == ["a", "b"]
