@@ -14,7 +14,7 @@ DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
 SYSTEMS = (ROOT / "docs" / "published-systems.md").read_text(encoding="utf-8")
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in SYSTEMS.splitlines()
+    for line in SYSTEMS.partition("## Tried")[0].splitlines()
     if line.startswith("| ") and not line.startswith("| published")
 ]
 
