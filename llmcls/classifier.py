@@ -123,7 +123,7 @@ class Classifier:
         template is named. Its labels are those of its `id2label`; `labels` may bring them into another order.
 
         Raises:
-            LlmclsError: for an unknown base model or template, labels that are no label set or not the head's, and
+            LlmclsError: for an unknown base model or template, labels that are not a label set or not the head's, and
                 `training.objective` head in the settings for a base model that has no head.
         """
         if isinstance(labels, str):
@@ -204,7 +204,7 @@ class Classifier:
 
     @property
     def removed_labels(self) -> tuple[str, ...]:
-        """Labels that its run was trained with and that are no answers here (`with_labels`)."""
+        """Labels that its run was trained with and that are not answers here (`with_labels`)."""
         own = set(self.classes_)
         return tuple(name for name in self.run.labels.names if name not in own) if self.run else ()
 
@@ -219,7 +219,7 @@ class Classifier:
         that are gone are not shown any more. The weights are shared, and this classifier stays as it is.
 
         Raises:
-            LlmclsError: for a classification head, labels that are no label set or cannot be spelled, one that is
+            LlmclsError: for a classification head, labels that are not a label set or cannot be spelled, one that is
                 `prediction.no_answer`, and a template with solved examples of which none is left.
         """
         chosen = choose_labels(self.labels, labels, head=self.encoder.head)

@@ -165,7 +165,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             unsupported: refused.
 
         Raises:
-            InvalidInputError: for what is no text, several columns, fewer than two classes, or weights that are
+            InvalidInputError: for what is not text, several columns, fewer than two classes, or weights that are
                 negative, not finite, all 0 or not one a row; a ValueError as well.
             LlmclsError: for impossible settings, a model that cannot be loaded, or an `output_dir` in use.
         """
@@ -211,7 +211,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             NotFittedError: before `fit`.
-            InvalidInputError: for what is no text.
+            InvalidInputError: for what is not text.
         """
         check_is_fitted(self, "run_")
         texts = self._texts(X)
@@ -224,7 +224,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             NotFittedError: before `fit`.
-            InvalidInputError: for what is no text.
+            InvalidInputError: for what is not text.
             LlmclsError: when `settings` chose a prediction method that does not compute all of them.
         """
         check_is_fitted(self, "run_")

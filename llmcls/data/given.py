@@ -24,7 +24,7 @@ def examples_from(texts: Any, text_columns: Sequence[str] = ()) -> list[Example]
         text_columns: the columns of rows that hold the text; empty to guess one.
 
     Raises:
-        LlmclsError: for a single string or dict, and for what is no text.
+        LlmclsError: for a single string or dict, and for what is not text.
     """
     if isinstance(texts, Mapping):
         raise LlmclsError("Give a list of rows, not one dict: predict([row]).")

@@ -55,7 +55,7 @@ def path_exists(spec: str) -> bool:
 def locate_data(spec: str) -> str:
     """The same specification, with a file or folder, or the workbook of a sheet, by its absolute path.
 
-    So it is found from every directory. `hub:ag_news` and the like stay as they are: what follows is no path.
+    So it is found from every directory. `hub:ag_news` and the like stay as they are: what follows is not a path.
     """
     if path_exists(spec):
         return str(to_path(spec).absolute())

@@ -6,7 +6,7 @@
     report.rows[0].free                                                  # 'Billing.'
 
 Comparing what a model generates with the label, string by string, is how fine-tuned language models are often measured.
-An answer that is no label is then a wrong one.
+An answer that is not a label is then a wrong one.
 """
 
 from __future__ import annotations

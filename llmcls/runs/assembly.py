@@ -202,7 +202,7 @@ def choose_labels(assembled: LabelSet, labels: Sequence[str] | LabelSet, *, head
     """Other labels for a model that spells them; labels given by name keep what is known of them.
 
     Raises:
-        LlmclsError: for a model with a classification head, and labels that are no label set.
+        LlmclsError: for a model with a classification head, and labels that are not a label set.
     """
     if head:
         raise LlmclsError(
@@ -216,7 +216,7 @@ def labels_for_zero_shot(base: BaseModel, labels: Sequence[str] | LabelSet | Non
     """The labels of a base model as it is: those given, or those of its head, which may come in another order.
 
     Raises:
-        LlmclsError: for labels that are no label set or not the head's, and for none where there is no head.
+        LlmclsError: for labels that are not a label set or not the head's, and for none where there is no head.
     """
     own = base.head_labels
     if labels is None and own is None:
