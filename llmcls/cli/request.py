@@ -1,0 +1,209 @@
+"""What `llmcls predict` is asked for, and how it will be done; all of it is known before a model is loaded."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmcls.answers.form import Form, form_of, refuse_missing
+from llmcls.cli.formats import OutputFormat, format_of
+from llmcls.cli.outputs import FileOutput, StandardOutput, TableOutput
+from llmcls.cli.predictions import Input
+from llmcls.cli.shared import gather_settings, settings_for_run, split_labels
+from llmcls.console import Reporter
+from llmcls.data.paths import has_scheme, to_path
+from llmcls.data.reader import FIELDS_OF_FORMAT, FileFormat
+from llmcls.data.sources import warn_of_unused
+from llmcls.errors import LlmclsError
+from llmcls.settings import PredictionSettings, Settings, change_settings
+
+if TYPE_CHECKING:
+    from llmcls.labels import LabelSet
+    from llmcls.runs.run import Run
+    from llmcls.settings import DataSettings
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; the options' meaning is in their help."""
+
+    texts: tuple[str, ...]
+    run_path: str | None
+    base_model: str | None
+    labels: str | None
+    task: str | None
+    source: str | None
+    output: str | None
+    overwrite: bool
+    resume: str
+    template: str | None
+    quantization: str | None
+    all_probabilities: bool
+    label_mass: bool
+    margin: bool
+    prompt: bool
+    method: str | None
+    threshold: float | None
+    min_probability: float | None
+    min_label_mass: float | None
+    text_columns: tuple[str, ...]
+    label_column: str | tuple[str, ...] | None
+    files: tuple[str, ...]
+    assignments: tuple[str, ...]
+    quiet: bool
+    as_json: bool
+
+    def __post_init__(self) -> None:
+        if bool(self.texts) == bool(self.source):
+            raise click.UsageError("Give either texts or --input FILE.")
+        if self.output == "-":
+            raise click.UsageError("Leave --output out to write to the standard output.")
+        if self.overwrite and not self.output:
+            raise click.UsageError("--overwrite says that --output FILE may be replaced; give one.")
+        if self.run_path and self.task:
+            raise click.UsageError("--task is for zero-shot prediction; a run has its own task.")
+        if (self.text_columns or self.label_column) and (self.texts or self.source == "-"):
+            raise click.UsageError(
+                "--text-column and --label-column are for --input FILE; these texts have no columns."
+            )
+
+    @cached_property
+    def format(self) -> OutputFormat:
+        """The format of the output.
+
+        Raises:
+            LlmclsError: when the file's ending names none, or another one than JSON where that is asked for.
+        """
+        if not self.output:
+            return OutputFormat("jsonl" if self.as_json else "csv")
+        chosen = format_of(self.output, self.as_json)
+        if self.as_json and chosen.kind != "jsonl":
+            raise LlmclsError(
+                f"--json writes JSON lines, but '{self.output}' is named as {chosen.kind}; leave --json out, or name "
+                "the file .jsonl."
+            )
+        return chosen
+
+    @property
+    def in_json(self) -> bool:
+        """Whether rows are written as objects, in which lists stay lists."""
+        return self.format.as_json
+
+    def open_input(self, run: Run | None, data: DataSettings) -> Input:
+        """The rows to predict, of files that are written as these settings say.
+
+        Raises:
+            click.UsageError: where the settings name a format that these texts do not have.
+        """
+        form = FileFormat.of(data)
+        said = form.beside(FileFormat.of(run.settings.data) if run else FileFormat())
+        if said.given and (self.texts or self.source == "-"):
+            named = " and ".join(f"data.{name}" for name in said.given)
+            raise click.UsageError(f"{named}: of use with --input FILE only; other texts are UTF-8, one a line.")
+        if self.texts:
+            return Input.of_texts(self.texts)
+        if self.source is None or self.source == "-":
+            if sys.stdin is None:
+                raise LlmclsError("--input - reads the standard input, which is closed; give a file.")
+            return Input.of_lines(sys.stdin.buffer)
+        text_columns = self.text_columns or (run.card["data"]["text_columns"] if run else ())
+        separator = run.label_separator if run else None
+        warn_of_unused(self.source, None, said)
+        return Input.of_data(self.source, text_columns, self.label_column, separator, form)
+
+    def open_output(self, reporter: Reporter) -> FileOutput | StandardOutput:
+        """Where the rows go."""
+        if self.output:
+            source = None if self.source in (None, "-") or has_scheme(self.source or "") else to_path(self.source or "")
+            return FileOutput(Path(self.output), reporter, overwrite=self.overwrite, source=source)
+        as_table = bool(self.texts) and not self.as_json and sys.stdout.isatty()
+        return TableOutput(reporter) if as_table else StandardOutput(reporter)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the texts are to be predicted, before any model is loaded.
+
+    Attributes:
+        run: the run, or None for a base model as it is.
+        settings: the run's, or those given.
+        how: how labels are found, and when none is given.
+        labels: other labels than the run's, or None.
+    """
+
+    run: Run | None
+    settings: Settings
+    how: PredictionSettings
+    labels: LabelSet | None = None
+
+    @property
+    def form(self) -> Form:
+        """The form of answer."""
+        return form_of(self.settings)
+
+
+def choose_way(request: Request) -> Way:
+    """Open the run and resolve the settings; whatever does not go together is refused here.
+
+    Raises:
+        LlmclsError: for figures that such predictions do not have, and for settings that would have no effect.
+    """
+    from llmcls.runs.assembly import choose_labels
+    from llmcls.runs.run import Run
+
+    run = Run.open(request.run_path) if request.run_path else None
+    changes: dict[str, Any] = {
+        "threshold": request.threshold,
+        "min_probability": request.min_probability,
+        "min_label_mass": request.min_label_mass,
+    }
+    if request.label_mass and run and run.has_head:
+        raise LlmclsError("A classification head can say nothing but its labels; leave --label-mass out.")
+    asked = {"--label-mass": request.label_mass, "--margin": request.margin}
+    asked |= {"--probabilities": request.all_probabilities}
+    named = {option[2:].replace("-", "_"): option for option, wanted in asked.items() if wanted}
+    if run is None:
+        changes |= {"method": request.method}
+        options = {f"prediction__{name}": value for name, value in changes.items()}
+        settings = gather_settings(request.files, request.assignments, task=request.task, **options)
+        settings = _settle_zero_shot(request, settings)
+        refuse_missing(form_of(settings), named)  # type: ignore[arg-type]  # the keys are `Figure`s
+        return Way(None, settings, settings.prediction)
+    refuse_missing(form_of(run.settings), named)  # type: ignore[arg-type]
+    also = "--base-model, --quantization and --template"
+    given = settings_for_run(run.settings, request.files, request.assignments, also)
+    settings = change_settings(given, {"prediction": changes | {"method": request.method}})
+    # How the files to predict are written is not a matter of the run.
+    data = run.settings.data.model_copy(update={name: getattr(given.data, name) for name in FIELDS_OF_FORMAT})
+    labels = None
+    if request.labels is not None:
+        labels = choose_labels(run.labels, split_labels(request.labels), head=run.has_head)
+        form_of(run.settings).check(settings.prediction, labels)
+    return Way(run, run.settings.model_copy(update={"data": data}), settings.prediction, labels)
+
+
+def _settle_zero_shot(request: Request, settings: Settings) -> Settings:
+    """The settings to predict with a base model as it is, which may be a classifier with a head.
+
+    Raises:
+        click.UsageError: when it has no labels of its own, and none are given.
+    """
+    from llmcls.model.loading import find_base_model
+    from llmcls.runs.assembly import labels_for_zero_shot, settle_for_head
+
+    named = {"base_model": request.base_model or settings.model.base_model}
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update=named)})
+    base = find_base_model(settings.model)
+    if base.head_labels is None and not request.labels:
+        raise click.UsageError("Give --run DIR, or --labels A,B,C with a --base-model M (default: nano).")
+    labels_for_zero_shot(base, None if request.labels is None else split_labels(request.labels), settings.data)
+    if base.head_labels is not None:
+        if request.label_mass:
+            raise LlmclsError("A classification head can say nothing but its labels; leave --label-mass out.")
+        return settle_for_head(settings, base, request.template)
+    return settings
