@@ -7,7 +7,6 @@ classifier.predict_proba(["Where is my parcel?"])      # array, rows sum to 1, c
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,30 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcls.answers import Form, Predictor, Wanted
-from llmcls.answers.form import Decision, refuse_free
+from llmcls.answers.form import Decision, refuse_free, refuse_label_mass, refuse_without_probabilities
 from llmcls.console import Reporter
 from llmcls.data.given import examples_from, labelled_from
-from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
-from llmcls.model.hardware import Formats, choose_formats
-from llmcls.model.loading import BaseModel, find_base_model, load_model
+from llmcls.model.hardware import Formats
+from llmcls.model.loading import BaseModel
 from llmcls.processes.world import ALONE, World
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.template import PROBES
 from llmcls.records import Example, Prediction
-from llmcls.runs.assembly import (
-    Assembly,
-    assemble,
-    assemble_run,
-    choose_labels,
-    find_template,
-    find_trained_base,
-    labels_for_zero_shot,
-    relabel,
-    settle_for_head,
-)
+from llmcls.runs.assembly import Assembly, choose_labels, find_template, relabel
+from llmcls.runs.loading import Loaded, load_base_before, load_run, load_zero_shot
 from llmcls.runs.run import Run
-from llmcls.settings import PredictionSettings, Settings, make_settings
+from llmcls.settings import PredictionSettings, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,19 +83,10 @@ class Classifier:
         Raises:
             LlmclsError: when the run does not match its seal, or the base model is another one.
         """
-        from peft import PeftModel
-
         run = run if isinstance(run, Run) else Run.open(run)
-        assembly = assemble_run(run, template=template, base_model=base_model, quantization=quantization)
-        formats = choose_formats(assembly.settings)
-        model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
-        if not run.whole:
-            with warnings.catch_warnings():
-                # PEFT asks for an attribute by a name that transformers calls deprecated.
-                warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-                model = PeftModel.from_pretrained(model, run.lora_path)
-        how = prediction or assembly.settings.prediction
-        return cls._make(assembly, formats, model, how, run, run.decision)
+        loaded = load_run(run, template=template, base_model=base_model, quantization=quantization)
+        how = prediction or loaded.assembly.settings.prediction
+        return cls._make(loaded, how, run, run.decision)
 
     @classmethod
     def zero_shot(
@@ -126,42 +106,23 @@ class Classifier:
             LlmclsError: for an unknown base model or template, labels that are not a label set or not the head's, and
                 `training.objective` head in the settings for a base model that has no head.
         """
-        if isinstance(labels, str):
-            raise LlmclsError(f"Give a list of labels, not one string: zero_shot(model, [{labels!r}, ...]).")
-        chosen = settings or Settings()
-        held = chosen.model.model_copy(update={"base_model": base_model})
-        chosen = chosen.model_copy(update={"model": held})
-        base = find_base_model(held)
-        if base.head_labels is not None:
-            chosen = settle_for_head(chosen, base, template)
-        elif chosen.training.objective == "head":
-            raise LlmclsError(
-                "A classification head knows nothing before it is trained; leave training.objective out to predict "
-                "with a base model as it is."
-            )
-        given = chosen.model_dump()
-        given["prompt"]["template"] = template or given["prompt"]["template"]
-        resolved = make_settings(given)
-        label_set = labels_for_zero_shot(base, labels, resolved.data)
-        assembly = assemble(resolved, label_set, as_published=base.head_labels is not None)
-        formats = choose_formats(resolved)
-        model = load_model(assembly.base, resolved.model, formats, assembly.head)
-        return cls._make(assembly, formats, model, resolved.prediction, None)
+        loaded = load_zero_shot(base_model, labels, template=template, settings=settings)
+        return cls._make(loaded, loaded.assembly.settings.prediction)
 
     @classmethod
     def _make(
-        cls,
-        assembly: Assembly,
-        formats: Formats,
-        model: Any,
-        how: PredictionSettings,
-        run: Run | None,
-        decision: Decision | None = None,
+        cls, loaded: Loaded, how: PredictionSettings, run: Run | None = None, decision: Decision | None = None
     ) -> Classifier:
-        model.eval()
+        loaded.model.eval()
+        assembly, formats = loaded.assembly, loaded.formats
         separator = assembly.settings.data.label_separator
-        predictor = assembly.form.predict(model, assembly.encoder, how, formats, decision, separator)
-        return cls(assembly, formats, how, run, model, predictor, _decision=decision)
+        predictor = assembly.form.predict(loaded.model, assembly.encoder, how, formats, decision, separator)
+        return cls(assembly, formats, how, run, loaded.model, predictor, _decision=decision)
+
+    def _like_this(self, assembly: Assembly, decision: Decision | None) -> Classifier:
+        """The same model and ways of predicting, with other prompts."""
+        made = self._make(Loaded(assembly, self.formats, self._model), self.prediction, self.run, decision)
+        return replace(made, world=self.world)
 
     def __repr__(self) -> str:
         what = f"of {self.run!r}" if self.run else f"{self.base.name}, zero-shot, {len(self.labels)} labels"
@@ -224,9 +185,7 @@ class Classifier:
         """
         chosen = choose_labels(self.labels, labels, head=self.encoder.head)
         assembly = relabel(self.assembly, chosen)
-        decision = self.form.carry_over(self._decision, self.labels, assembly.encoder.labels)
-        made = self._make(assembly, self.formats, self._model, self.prediction, self.run, decision)
-        return replace(made, world=self.world)
+        return self._like_this(assembly, self.form.carry_over(self._decision, self.labels, assembly.encoder.labels))
 
     def untuned(self) -> Classifier:
         """The same, without what was decided on held-out rows for the trained model, such as thresholds."""
@@ -243,9 +202,7 @@ class Classifier:
         Raises:
             LlmclsError: for an unknown template, or one that does not suit the labels or the model.
         """
-        assembly = self.assembly.with_template(find_template(template))
-        made = self._make(assembly, self.formats, self._model, self.prediction, self.run, self._decision)
-        return replace(made, world=self.world)
+        return self._like_this(self.assembly.with_template(find_template(template)), self._decision)
 
     @property
     def tie_tolerance(self) -> float:
@@ -273,10 +230,7 @@ class Classifier:
         """
         import numpy
 
-        if reason := self.form.lacks.get("probabilities"):
-            raise LlmclsError(
-                f"{reason[:1].upper()}{reason[1:]}; call predict, or train with prediction.method 'exact'."
-            )
+        refuse_without_probabilities(self.form)
         rows = [prediction.probabilities for prediction in self.classify(self._read(texts))]
         return numpy.asarray(rows, dtype=numpy.float64).reshape(len(rows), len(self.labels))
 
@@ -313,13 +267,8 @@ class Classifier:
     ) -> Iterator[Prediction]:
         """Predict examples one chunk at a time, in constant memory and in input order; arguments as in `classify`."""
         wanted = Wanted(label_mass or self.prediction.min_label_mass > 0, probabilities)
-        if wanted.label_mass and self.encoder.head:
-            raise LlmclsError(
-                "A classification head can say nothing but its labels, so their mass is always 1; leave --label-mass "
-                "(label_mass) and prediction.min_label_mass out."
-            )
-        if wanted.label_mass and "label_mass" in self.form.lacks:
-            raise LlmclsError("Label mass is for single labels: a text with several may as well have none.")
+        if wanted.label_mass:
+            refuse_label_mass(self.form, self.encoder.head)
         chunk: list[Example] = []
         for example in examples:
             chunk.append(example)
@@ -413,12 +362,8 @@ class Classifier:
                 yield self
 
     def _load_base(self, run: Run, base_model: str | None) -> Classifier:
-        settings = run.settings.model if run.whole else self.assembly.settings.model
-        if base_model:
-            settings = settings.model_copy(update={"base_model": base_model})
-        assembly = replace(self.assembly, base=find_trained_base(settings, run))
-        model = load_model(assembly.base, settings, self.formats, assembly.head)
-        return replace(self._make(assembly, self.formats, model, self.prediction, None), world=self.world)
+        before = load_base_before(run, Loaded(self.assembly, self.formats, self._model), base_model)
+        return replace(self._make(before, self.prediction), world=self.world)
 
     def _read(self, texts: Any) -> list[Example]:
         return examples_from(texts, self.run.card["data"]["text_columns"] if self.run else ())

@@ -356,3 +356,28 @@ def refuse_free(form: Form, has_head: bool) -> None:
             "(answer_freely) out."
         )
     refuse_missing(form, {"free": "--free (answer_freely)"})
+
+
+def refuse_label_mass(form: Form, has_head: bool) -> None:
+    """Refuse label mass where there is none.
+
+    Raises:
+        LlmclsError: for a classification head, and for a form whose answers have no mass.
+    """
+    if has_head:
+        raise LlmclsError(
+            "A classification head can say nothing but its labels, so their mass is always 1; leave --label-mass "
+            "(label_mass) and prediction.min_label_mass out."
+        )
+    if "label_mass" in form.lacks:
+        raise LlmclsError("Label mass is for single labels: a text with several may as well have none.")
+
+
+def refuse_without_probabilities(form: Form) -> None:
+    """Refuse a form that finds labels without probabilities.
+
+    Raises:
+        LlmclsError: with the reason and the method that has them.
+    """
+    if reason := form.lacks.get("probabilities"):
+        raise LlmclsError(f"{reason[:1].upper()}{reason[1:]}; call predict, or train with prediction.method 'exact'.")

@@ -31,7 +31,7 @@ def test_free_answers(llmcls: Callable[..., Any], run: Path) -> None:
 
 
 def test_a_head_has_no_free_answers(refuse: Callable[..., str], run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmcls.classifier.load_model", None)  # whatever it is, it is found before
+    monkeypatch.setattr("llmcls.runs.loading.load_model", None)  # whatever it is, it is found before
     monkeypatch.setattr("llmcls.runs.run.Run.has_head", True)
     assert "can say nothing but its labels" in refuse("evaluate", "--run", run, "--free", 5)
 
@@ -93,7 +93,7 @@ def test_other_templates(llmcls: Callable[..., Any], run: Path, here: Path) -> N
 def test_templates_that_do_not_suit(
     llmcls: Callable[..., Any], refuse: Callable[..., str], run: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmcls.classifier.load_model", None)  # whatever it is, it is found before
+    monkeypatch.setattr("llmcls.runs.loading.load_model", None)  # whatever it is, it is found before
     (here / "wrong.j2").write_text("{{ fields.colour }} {{ text }}\nlabel:", encoding="utf-8")
     message = refuse(
         "evaluate", "--run", run, "--templates", "few_shot", "caht", "multi_label_chat", "text", "wrong.j2"

@@ -83,7 +83,7 @@ def test_other_data_does_not_need_the_training_data(
 
 
 def test_problems(refuse: Callable[..., str], run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmcls.classifier.load_model", None)  # whatever it is, it is found before
+    monkeypatch.setattr("llmcls.runs.loading.load_model", None)  # whatever it is, it is found before
     (here / "strange.csv").write_text("text,label\nx,billing\ny,refund\n", encoding="utf-8")
     (here / "header.csv").write_text("text,label\n", encoding="utf-8")
     (here / "file").touch()

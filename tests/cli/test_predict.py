@@ -118,7 +118,7 @@ def test_problems_are_found_before_the_model_is_loaded(
     def loaded(*_: object, **__: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("llmcls.classifier.load_model", loaded)
+    monkeypatch.setattr("llmcls.runs.loading.load_model", loaded)
     (here / "other.csv").write_text("body,x\na,b\n", encoding="utf-8")
     (here / "empty.csv").write_text("", encoding="utf-8")
     (here / "new.csv").write_text("text\nhello\n", encoding="utf-8")

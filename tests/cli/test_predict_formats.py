@@ -111,7 +111,7 @@ def test_other_endings_are_refused_before_the_model_is_loaded(
     refuse: Callable[..., str], run: Path, here: Path, monkeypatch: pytest.MonkeyPatch,
     name: str, more: tuple[str, ...], said: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("llmcls.classifier.load_model", None)
+    monkeypatch.setattr("llmcls.runs.loading.load_model", None)
     assert said in refuse("predict", "--run", run, "--output", name, *more, "a text")
     assert not list(here.iterdir())
 

@@ -20,7 +20,7 @@ QUIET = Reporter(quiet=True)
 @pytest.fixture
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """No model may be loaded."""
-    monkeypatch.setattr("llmcls.classifier.load_model", None)
+    monkeypatch.setattr("llmcls.runs.loading.load_model", None)
 
 
 def prepare(here: Path) -> None:

@@ -1,0 +1,114 @@
+"""A run, or a base model as it is, to a model that predicts, with the parts that belong to it.
+
+loaded = load_run(Run.open("runs/tickets"))
+loaded = load_zero_shot("nano", ["billing", "delivery"])
+loaded.model, loaded.assembly.encoder, loaded.formats
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmcls.errors import LlmclsError
+from llmcls.labels import LabelSet
+from llmcls.model.hardware import Formats, choose_formats
+from llmcls.model.loading import find_base_model, load_model
+from llmcls.runs.assembly import (
+    Assembly,
+    assemble,
+    assemble_run,
+    find_trained_base,
+    labels_for_zero_shot,
+    settle_for_head,
+)
+from llmcls.runs.run import Run
+from llmcls.settings import Settings, make_settings
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and what belongs to it.
+
+    Attributes:
+        assembly: form of answer, base model and encoder, and the settings that they come from.
+        formats: device and number formats.
+        model: the weights; of a run with LoRA weights, PEFT's wrapper around the base model.
+    """
+
+    assembly: Assembly
+    formats: Formats
+    model: Any
+
+
+def load_run(
+    run: Run, *, template: str | None = None, base_model: str | None = None, quantization: str | None = None
+) -> Loaded:
+    """Load what a run has learnt; arguments as in `Classifier.load`.
+
+    Raises:
+        LlmclsError: when the base model is gone or another one, and for an unknown template.
+    """
+    from peft import PeftModel
+
+    assembly = assemble_run(run, template=template, base_model=base_model, quantization=quantization)
+    formats = choose_formats(assembly.settings)
+    model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
+    if not run.whole:
+        with warnings.catch_warnings():
+            # PEFT asks for an attribute by a name that transformers calls deprecated.
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            model = PeftModel.from_pretrained(model, run.lora_path)
+    return Loaded(assembly, formats, model)
+
+
+def load_base_before(run: Run, trained: Loaded, base_model: str | None = None) -> Loaded:
+    """The model that a run's training began with, for the prompts and in the formats of the trained one.
+
+    Args:
+        run: the run.
+        trained: what was loaded of it.
+        base_model: where its base model is now, if not where it was.
+
+    Raises:
+        LlmclsError: when the base model is gone, or another one.
+    """
+    settings = run.settings.model if run.whole else trained.assembly.settings.model
+    if base_model:
+        settings = settings.model_copy(update={"base_model": base_model})
+    assembly = replace(trained.assembly, base=find_trained_base(settings, run))
+    return replace(
+        trained, assembly=assembly, model=load_model(assembly.base, settings, trained.formats, assembly.head)
+    )
+
+
+def load_zero_shot(
+    base_model: str,
+    labels: Sequence[str] | LabelSet | None = None,
+    *,
+    template: str | None = None,
+    settings: Settings | None = None,
+) -> Loaded:
+    """Load a base model as it is; arguments and errors as in `Classifier.zero_shot`."""
+    if isinstance(labels, str):
+        raise LlmclsError(f"Give a list of labels, not one string: zero_shot(model, [{labels!r}, ...]).")
+    chosen = settings or Settings()
+    held = chosen.model.model_copy(update={"base_model": base_model})
+    chosen = chosen.model_copy(update={"model": held})
+    base = find_base_model(held)
+    if base.head_labels is not None:
+        chosen = settle_for_head(chosen, base, template)
+    elif chosen.training.objective == "head":
+        raise LlmclsError(
+            "A classification head knows nothing before it is trained; leave training.objective out to predict "
+            "with a base model as it is."
+        )
+    given = chosen.model_dump()
+    given["prompt"]["template"] = template or given["prompt"]["template"]
+    resolved = make_settings(given)
+    label_set = labels_for_zero_shot(base, labels, resolved.data)
+    assembly = assemble(resolved, label_set, as_published=base.head_labels is not None)
+    formats = choose_formats(resolved)
+    return Loaded(assembly, formats, load_model(assembly.base, resolved.model, formats, assembly.head))
