@@ -83,8 +83,8 @@ def measure(arguments: argparse.Namespace, results: dict[str, dict]) -> None:
             classifier = Classifier.load(run)
             reports = {}
             if not arguments.skip_before:
-                with classifier.untrained():
-                    reports["before"] = classifier.evaluate(splits.test, reporter=reporter)
+                with classifier.untrained() as untrained:
+                    reports["before"] = untrained.evaluate(splits.test, reporter=reporter)
             reports["validation"] = classifier.evaluate(splits.validation, reporter=reporter)
             reports["after"] = classifier.evaluate(splits.test, reporter=reporter)
             reports["baseline"] = evaluate_baseline(splits.train, splits.test, splits.labels)

@@ -17,9 +17,11 @@ from llmcls.answers import Form, Predictor, Wanted
 from llmcls.answers.form import Decision, refuse_free, refuse_label_mass, refuse_without_probabilities
 from llmcls.console import Reporter
 from llmcls.data.given import examples_from, labelled_from
+from llmcls.engine.decoder import settle
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import Formats
 from llmcls.model.loading import BaseModel
+from llmcls.model.lora import without_lora
 from llmcls.processes.world import ALONE, World
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.template import PROBES
@@ -43,6 +45,10 @@ _CHUNK = 1024
 @dataclass(frozen=True)
 class Classifier:
     """A model, an encoder and a predictor that belong together; make one with `load` or `zero_shot`.
+
+    One classifier may predict in several threads at once, and so may those that share its weights (`with_labels`,
+    `with_template`, `untuned`, `untrained`): each call gets what it would get alone, to rounding, and after `warm_up`
+    to the last bit. Methods that call `generate()`, `reference` and `answer_freely` take turns, batch by batch.
 
     Attributes:
         assembly: form of answer, base model and encoder, and the settings that they come from.
@@ -113,15 +119,16 @@ class Classifier:
     def _make(
         cls, loaded: Loaded, how: PredictionSettings, run: Run | None = None, decision: Decision | None = None
     ) -> Classifier:
-        loaded.model.eval()
+        settle(loaded.model)
         assembly, formats = loaded.assembly, loaded.formats
         separator = assembly.settings.data.label_separator
         predictor = assembly.form.predict(loaded.model, assembly.encoder, how, formats, decision, separator)
         return cls(assembly, formats, how, run, loaded.model, predictor, _decision=decision)
 
-    def _like_this(self, assembly: Assembly, decision: Decision | None) -> Classifier:
-        """The same model and ways of predicting, with other prompts."""
-        made = self._make(Loaded(assembly, self.formats, self._model), self.prediction, self.run, decision)
+    def _like_this(self, assembly: Assembly, decision: Decision | None, model: Any = None) -> Classifier:
+        """The same ways of predicting, with other prompts or weights."""
+        loaded = Loaded(assembly, self.formats, model or self._model)
+        made = self._make(loaded, self.prediction, self.run, decision)
         return replace(made, world=self.world)
 
     def __repr__(self) -> str:
@@ -341,9 +348,12 @@ class Classifier:
     def untrained(self, base_model: str | None = None) -> Iterator[Classifier]:
         """Gives the classifier that this one was before training.
 
-        It is this one with its LoRA weights switched off inside the block. Where all weights or biases (`lora.bias`)
-        were trained, which cannot be switched off, the base model is loaded beside them.
-        A classification head is as it was when training began: random, or the base model's own.
+            with classifier.untrained() as before:
+                before.predict(texts)
+
+        It shares this one's weights, without the LoRA weights, and this one stays as it is, for other threads, too.
+        Where all weights or biases (`lora.bias`) were trained, the base model is loaded beside them, until the block
+        ends. A classification head is as it was when training began: random, or the base model's own.
 
         Args:
             base_model: where the base model is now, if not where it was.
@@ -358,8 +368,7 @@ class Classifier:
         elif self.run.whole or self.run.settings.lora.bias != "none":
             yield self._load_base(self.run, base_model)
         else:
-            with self._model.disable_adapter():
-                yield self
+            yield self._like_this(self.assembly, self._decision, without_lora(self._model))
 
     def _load_base(self, run: Run, base_model: str | None) -> Classifier:
         before = load_base_before(run, Loaded(self.assembly, self.formats, self._model), base_model)

@@ -132,8 +132,8 @@ def classify_untrained(
     run = classifier.run
     kept = "the head it began with" if run and run.has_head else "its own output layer"
     reporter.say(f"The base model as it was before training, with {kept}")
-    with classifier.untuned().untrained(base_model) as before:
-        return before.classify(examples, reporter=reporter)
+    with classifier.untrained(base_model) as before:
+        return before.untuned().classify(examples, reporter=reporter)
 
 
 def _answer_freely(evaluated: Evaluated, count: int, reporter: Reporter) -> Finding:

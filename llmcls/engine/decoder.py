@@ -10,13 +10,15 @@ labels.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 
 from llmcls.engine.trie import Ints
 from llmcls.model.head import SEVERAL, LabelHead
@@ -41,41 +43,78 @@ def vocabulary_size(model: Any) -> int:
     return size
 
 
+@dataclass
+class _Switched:
+    """What `evaluating` has switched in a model, and for how many blocks that run at the same time."""
+
+    training: list[Any]
+    repacking: list[Any]
+    blocks: int = 0
+
+    @classmethod
+    def off(cls, model: Any) -> _Switched:
+        modules = list(model.modules())
+        switched = cls(
+            training=[module for module in modules if module.training],
+            repacking=[module for module in modules if getattr(module, _REPACKS, False)],
+        )
+        model.eval()
+        for module in switched.repacking:
+            setattr(module, _REPACKS, False)
+        return switched
+
+    def back(self) -> None:
+        for module in self.training:
+            module.training = True
+        for module in self.repacking:
+            setattr(module, _REPACKS, True)
+
+
+_REPACKS = "support_avx512bf16_for_cpu"
+_SWITCHING = threading.Lock()
+_switched: WeakKeyDictionary[Any, _Switched] = WeakKeyDictionary()
+_settled: WeakSet[Any] = WeakSet()
+
+
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode for the block; every module's own mode is restored after it.
+    """Evaluation mode for the block; every module's own mode is restored after the last of several blocks at once.
 
     On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks 4-bit weights in place at the first forward in evaluation mode.
     The repacked layers round to bfloat16, refuse widths that are no multiple of 32, and pass no gradient when training
-    goes on afterwards, so the block does without (`Linear4bit.support_avx512bf16_for_cpu`).
+    goes on afterwards, so the block does without (`Linear4bit.support_avx512bf16_for_cpu`). A model that has been
+    settled (`settle`) is in this mode already, and costs nothing here.
     """
-    modules = list(model.modules())
-    training = [module for module in modules if module.training]
-    repacking = [module for module in modules if getattr(module, "support_avx512bf16_for_cpu", False)]
-    model.eval()
-    for module in repacking:
-        module.support_avx512bf16_for_cpu = False
+    if model in _settled and not model.training:
+        yield
+        return
+    with _SWITCHING:
+        switched = _switched.get(model)
+        if switched is None:
+            switched = _switched[model] = _Switched.off(model)
+        switched.blocks += 1
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
-        for module in repacking:
-            module.support_avx512bf16_for_cpu = True
+        with _SWITCHING:
+            switched.blocks -= 1
+            if not switched.blocks:
+                del _switched[model]
+                switched.back()
 
 
-def fingerprint(model: Any) -> int:
-    """A number that changes with the weights (in-place updates, replaced tensors) and with the active LoRA weights.
+def settle(model: Any) -> None:
+    """Evaluation mode (`evaluating`) for good, for a model that only predicts: from several threads at once, too.
 
-    Writing through `parameter.data` leaves no trace that PyTorch could tell; call `PrefixStore.forget` after it.
+    What a first forward would change in the modules is done here: 8-bit layers (bitsandbytes) take their weights over
+    from where they were loaded, and two threads doing that at once would lose them. Training mode, switched on for the
+    whole model later, is respected.
     """
-    weights = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
-    adapters = tuple(
-        (tuple(module.active_adapters), module.disable_adapters, tuple(module.merged_adapters))
-        for module in model.modules()
-        if isinstance(module, BaseTunerLayer)
-    )
-    return hash((weights, adapters))
+    _Switched.off(model)
+    for module in model.modules():
+        if hasattr(module, "init_8bit_state") and module.weight.CB is not None:
+            module.init_8bit_state()
+    _settled.add(model)
 
 
 class Decoder:

@@ -10,9 +10,11 @@ mask are served by it.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -57,7 +59,8 @@ def reference_scores(
         for row, prompt in enumerate(rows):
             for start in range(0, len(answers), batch_size):
                 batch = range(start, min(start + batch_size, len(answers)))
-                logits = _answer_logits(model, prompt, [answers[number] for number in batch])
+                with turn(model):
+                    logits = _answer_logits(model, prompt, [answers[number] for number in batch])
                 for number, answer_logits in zip(batch, logits, strict=True):
                     for at, token in enumerate(answers[number]):
                         step = answer_logits[at].float()
@@ -133,18 +136,18 @@ def generate_behind(
     """
     said: list[list[int]] = []
     pad, device = config.pad_token_id, bare(model).device
-    with torch.no_grad(), evaluating(model), only_config(model, config):
+    with torch.no_grad(), evaluating(model):
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             width = max(map(len, batch))
-            output = model.generate(
-                input_ids=torch.tensor([[pad] * (width - len(row)) + row for row in batch], device=device),
-                attention_mask=torch.tensor(
-                    [[0] * (width - len(row)) + [1] * len(row) for row in batch], device=device
-                ),
-                use_cache=True,
-                logits_processor=LogitsProcessorList([constraint(width)] if constraint else []),
-            )
+            seen = [[0] * (width - len(row)) + [1] * len(row) for row in batch]
+            with turn(model), only_config(model, config):
+                output = model.generate(
+                    input_ids=torch.tensor([[pad] * (width - len(row)) + row for row in batch], device=device),
+                    attention_mask=torch.tensor(seen, device=device),
+                    use_cache=True,
+                    logits_processor=LogitsProcessorList([constraint(width)] if constraint else []),
+                )
             said += output[:, width:].tolist()
             if progress is not None:
                 progress(len(batch))
@@ -167,6 +170,23 @@ def _answer_logits(model: Any, prompt: list[int], answers: Sequence[tuple[int, .
         inputs["logits_to_keep"] = longest
     logits: torch.Tensor = model(**inputs).logits
     return logits[:, -longest:]
+
+
+_TURNS = threading.Lock()
+_turns: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+
+
+@contextmanager
+def turn(model: Any) -> Iterator[None]:
+    """One thread at a time: what the model's own forward may write into itself, and what `only_config` does.
+
+    Rope whose angles depend on the length is written into the model at every forward (transformers), which is why such
+    models are left to the slow methods (`supports_packing`).
+    """
+    with _TURNS:
+        mine = _turns.setdefault(bare(model), threading.RLock())
+    with mine:
+        yield
 
 
 @contextmanager

@@ -8,6 +8,7 @@ state.prune(next_enter)                                     # drop what no later
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,9 +19,10 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from llmcls.engine.attention import attention_mask
-from llmcls.engine.decoder import Decoder, evaluating, fingerprint
+from llmcls.engine.decoder import Decoder, evaluating
 from llmcls.engine.tree import ALWAYS, TreeChunk, chain, shared_prefix_length
 from llmcls.engine.trie import Ints, common_length
+from llmcls.engine.watch import WeightWatch
 
 KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -114,14 +116,15 @@ class PrefixStore:
     """The last few shared prefixes of one model, recomputed when its weights or LoRA weights change.
 
     What is kept depends on the calls before, and with it where a prefix is cut, and so the last bits of a score.
+    Several threads may ask at once: one computes, and the others wait.
     """
 
     def __init__(self, model: Any, decoder: Decoder) -> None:
-        self._model = model
+        self._weights = WeightWatch(model)
         self._decoder = decoder
         self._kept: list[Prefix] = []
-        self._fingerprint: int | None = None
         self._last: tuple[int, ...] = ()
+        self._lock = threading.Lock()
 
     def forget(self) -> None:
         """Drop everything kept."""
@@ -133,11 +136,13 @@ class PrefixStore:
         A kept prefix also serves prompts that share only a part of it. A single prompt shares with no other, so there
         the part counts that it repeats from the call before.
         """
-        now = fingerprint(self._model)
-        if now != self._fingerprint:
-            self.forget()
-            self._fingerprint = now
         ids = _shared(prompts)
+        with self._lock:
+            return self._prepare(ids, prompts)
+
+    def _prepare(self, ids: tuple[int, ...], prompts: Sequence[Sequence[int]]) -> Prefix:
+        if self._weights.changed():
+            self.forget()
         shared = [common_length(prefix.ids, ids) for prefix in self._kept]
         best = max(range(len(shared)), key=shared.__getitem__) if shared else None
         length = 0 if best is None else shared[best]
@@ -171,30 +176,30 @@ class FixedPrefix:
     """
 
     def __init__(self, model: Any, decoder: Decoder, prompts: Sequence[Sequence[int]]) -> None:
-        self._model = model
+        self._weights = WeightWatch(model)
         self._decoder = decoder
+        self._lock = threading.Lock()
         shared = _shared(prompts)
         self._ids = shared if _is_worth_sharing(len(shared), prompts) else ()
-        self._fingerprint: int | None = None
         with torch.no_grad(), evaluating(model):
-            self._compute()
+            self._current()
 
     def prepare(self, prompts: Sequence[Sequence[int]]) -> Prefix:
         """The kept prefix, or as much of it as the prompts share; longer where that is worthwhile in this call."""
-        self._compute()
+        kept = self._current()
         ids = _shared(prompts)
-        length = common_length(self._kept.ids, ids)
-        start = self._kept.first(length)
+        length = common_length(kept.ids, ids)
+        start = kept.first(length)
         if _is_worth_sharing(len(ids) - length, prompts):
             return extend(self._decoder, start, ids[length:])
         return start
 
-    def _compute(self) -> None:
-        """Compute what is kept, unless that has been done with these weights."""
-        now = fingerprint(self._model)
-        if now != self._fingerprint:
-            self._kept = extend(self._decoder, NO_PREFIX, self._ids) if self._ids else NO_PREFIX
-            self._fingerprint = now
+    def _current(self) -> Prefix:
+        """What is kept, computed with the weights as they are."""
+        with self._lock:
+            if self._weights.changed():
+                self._kept = extend(self._decoder, NO_PREFIX, self._ids) if self._ids else NO_PREFIX
+            return self._kept
 
 
 def extend(decoder: Decoder, start: Prefix, tokens: tuple[int, ...]) -> Prefix:

@@ -28,6 +28,7 @@ from llmcls.engine.objectives import Objective, lay_out_tree, pad_right
 from llmcls.engine.packed import PackedScorer, check_vocabulary
 from llmcls.engine.packing import Batch
 from llmcls.engine.plan import ScoringPlan
+from llmcls.engine.reference import turn
 from llmcls.engine.scorer import UnsharedScorer
 from llmcls.engine.scores import Progress, Prompts, Scorer
 from llmcls.engine.tree import check_prompts
@@ -177,7 +178,8 @@ class ReferenceYesNoScorer(UnsharedScorer):
             for at, row in enumerate(rows):
                 for question, labels in self._asked.items():
                     ids = torch.tensor([[*row, *question]], device=bare(self._model).device)
-                    logits = self._model(input_ids=ids, use_cache=False).logits[0, -1].float().cpu()
+                    with turn(self._model):
+                        logits = self._model(input_ids=ids, use_cache=False).logits[0, -1].float().cpu()
                     scores[at, labels] = logits[self._choices[labels]].log_softmax(1)[:, 0]
                 if progress is not None:
                     progress(1)
