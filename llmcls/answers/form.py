@@ -356,3 +356,18 @@ def refuse_free(form: Form, has_head: bool) -> None:
             "(answer_freely) out."
         )
     refuse_missing(form, {"free": "--free (answer_freely)"})
+
+
+def refuse_label_mass(form: Form, has_head: bool) -> None:
+    """Refuse the label mass where there is none.
+
+    Raises:
+        LlmclsError: for a classification head, and for a form whose answers have no label mass.
+    """
+    if has_head:
+        raise LlmclsError(
+            "A classification head can say nothing but its labels, so their mass is always 1; leave --label-mass "
+            "(label_mass) and prediction.min_label_mass out."
+        )
+    if "label_mass" in form.lacks:
+        raise LlmclsError("Label mass is for single labels: a text with several may as well have none.")
