@@ -30,6 +30,7 @@ from llmcls.runs.assembly import Assembly, choose_labels, find_template, relabel
 from llmcls.runs.loading import Loaded, load_base_before, load_run, load_zero_shot
 from llmcls.runs.run import Run
 from llmcls.settings import PredictionSettings, Settings
+from llmcls.streaming import EncodedRows, stream_predictions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -266,24 +267,33 @@ class Classifier:
 
     def stream(
         self,
-        examples: Iterable[Example],
+        examples: Iterable[Example] | EncodedRows,
         *,
         label_mass: bool = False,
         probabilities: bool = True,
         advance: Any = None,
     ) -> Iterator[Prediction]:
-        """Predict examples one chunk at a time, in constant memory and in input order; arguments as in `classify`."""
+        """Predict examples in constant memory and in input order; arguments as in `classify`.
+
+        From the second chunk on they are read a chunk ahead, which a thread encodes while the model scores the one
+        before. What `encode` gave is one chunk.
+        """
         wanted = Wanted(label_mass or self.prediction.min_label_mass > 0, probabilities)
         if wanted.label_mass:
             refuse_label_mass(self.form, self.encoder.head)
-        chunk: list[Example] = []
-        for example in examples:
-            chunk.append(example)
-            if len(chunk) == _CHUNK * self.world.size:
-                yield from self._score_together(chunk, wanted, advance)
-                chunk = []
-        if chunk:
-            yield from self._score_together(chunk, wanted, advance)
+        if isinstance(examples, EncodedRows):
+            yield from examples.score(self._predictor, wanted, self.world, advance)
+            return
+        yield from stream_predictions(
+            examples,
+            size=_CHUNK * self.world.size,
+            encode=self.encode,
+            score=lambda rows: rows.score(self._predictor, wanted, self.world, advance),
+        )
+
+    def encode(self, examples: Sequence[Example]) -> EncodedRows:
+        """Rows as tokens, for `stream`; another thread may do this while the model is busy with the rows before."""
+        return EncodedRows.of(examples, self.encoder, self.world)
 
     def answer_freely(self, examples: Iterable[Example], *, reporter: Reporter | None = None) -> list[FreeAnswer]:
         """What the model answers where nothing holds it to its labels: `generate()`, the most probable token each time.
@@ -377,11 +387,6 @@ class Classifier:
     def _read(self, texts: Any) -> list[Example]:
         return examples_from(texts, self.run.card["data"]["text_columns"] if self.run else ())
 
-    def _score_together(self, chunk: Sequence[Example], wanted: Wanted, advance: Any) -> Iterable[Prediction]:
-        if self.world.size == 1:
-            return self._score(chunk, wanted, advance)
-        return self.world.map(lambda share: list(self._score(share, wanted, advance)), chunk)
-
     def _answer(self, examples: Sequence[Example], advance: Any) -> list[FreeAnswer]:
         from llmcls.evaluation.free import answer_freely
 
@@ -394,6 +399,3 @@ class Classifier:
             batch_size=self.prediction.batch_size,
             progress=advance,
         )
-
-    def _score(self, examples: Sequence[Example], wanted: Wanted, advance: Any) -> Iterator[Prediction]:
-        return self._predictor.predict(self.encoder.encode(examples), wanted, advance)

@@ -173,6 +173,7 @@ def _predict(
             probabilities=request.all_probabilities or request.margin,  # a search knows a lower bound of the margin
             prompts=request.prompt,
             advance=advance,
+            encode=classifier.encode,
         ):
             tally = tally.plus(batch)
             rows = (_row(values, found, classifier, request) for values, found in batch.results)

@@ -4,16 +4,19 @@
         writer.write(...batch.results); batch.bad
 
 A batch's scores depend on its own rows only, to the last bit: batches are cut at the same rows and the shared prompt
-prefix is computed before the first one, whether a file is predicted from its first row or from its millionth.
+prefix is computed before the first one, whether a file is predicted from its first row or from its millionth. The next
+batch is read and encoded while the model is busy with this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
+from llmcls.ahead import ENCODING, ahead
 from llmcls.cli.arriving import ArrivingRows
 from llmcls.data.inputs import BadRow, GoodRow, load_examples, show_values
 from llmcls.data.paths import has_scheme, to_path
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from llmcls.console import Advance
     from llmcls.prompt.encoding import Encoder
     from llmcls.records import Prediction
+    from llmcls.streaming import EncodedRows
 
 ROWS_AT_ONCE = {"cpu": 128, "cuda": 1024}
 """Rows of a batch for each process. A killed prediction repeats one batch: two to three minutes of a 1B model on two
@@ -105,7 +109,7 @@ class Input:
     def of_texts(cls, texts: Sequence[str]) -> Input:
         """The texts of the command line."""
         rows = [GoodRow({"text": text}, Example(text, source=f"text {at}")) for at, text in enumerate(texts, 1)]
-        return cls(["text"], lambda start: iter(rows[start:]), lambda: len(rows))
+        return cls(["text"], lambda start: rows[start:], lambda: len(rows))
 
     @classmethod
     def of_lines(cls, stream: IO[bytes]) -> Input:
@@ -156,58 +160,118 @@ def predict_batches(
     probabilities: bool = True,
     prompts: bool = False,
     advance: Advance | None = None,
+    encode: Callable[[Sequence[Example]], EncodedRows] | None = None,
 ) -> Iterator[Batch]:
     """Predict rows in batches of `size` input rows; a row that cannot be predicted never stops the others.
 
     Of rows that arrive one by one, a batch is what has arrived.
 
     Args:
-        rows: the input; a row without text is a bad one, unless the template shows other columns as well.
+        rows: the input, which another thread walks; a row without text is a bad one, unless the template shows other
+            columns as well.
         classifier: predicts; several processes must all be given the same rows.
         size: rows of a batch.
         label_mass, probabilities: see `Classifier.stream`.
         prompts: also give each prompt as the model read it (`Encoder.read_prompts`).
         advance: called with the numbers of rows done, about.
+        encode: encodes rows ahead of the model (`Classifier.encode`); None: each batch is encoded when its turn comes.
 
     Raises:
         LlmclsError: when not a single row of the first batch can be encoded: then the rows are not to blame.
     """
-    needs_text = not classifier.encoder.template.uses("fields")
     advance = advance or (lambda _rows: None)
     share = _scaled(advance, classifier.world.size)
     some_predicted = False
 
-    def predict(good: Mapping[int, GoodRow]) -> list[Prediction]:
-        examples = [row.example for row in good.values()]
-        return list(classifier.stream(examples, label_mass=label_mass, probabilities=probabilities, advance=share))
+    def predict(rows: Sequence[Example] | EncodedRows) -> list[Prediction]:
+        return list(classifier.stream(rows, label_mass=label_mass, probabilities=probabilities, advance=share))
 
-    take = rows.take if isinstance(rows, ArrivingRows) else _cutter(rows)
-    while chunk := take(size):
-        bad = {place: row for place, row in enumerate(chunk) if isinstance(row, BadRow)}
-        good = {place: row for place, row in enumerate(chunk) if isinstance(row, GoodRow)}
-        if needs_text:
-            empty = {place: row for place, row in good.items() if not row.example.text.strip()}
-            bad |= {place: _set_aside(row, "the row has no text") for place, row in empty.items()}
-            good = {place: row for place, row in good.items() if place not in bad}
+    for chunk in _chunks(rows, classifier, size, prompts, encode):
+        bad, good, texts = dict(chunk.bad), dict(chunk.good), chunk.prompts
         advance(len(bad))
         try:
-            found = predict(good)
+            found = predict(chunk.encoded or chunk.examples)
         except LlmclsError:
             reasons = _why_not_encoded(good, classifier.encoder)
             if not reasons or (len(reasons) == len(good) and not some_predicted):
                 raise
             bad |= {place: _set_aside(good[place], reason) for place, reason in reasons.items()}
             good = {place: row for place, row in good.items() if place not in reasons}
-            found = predict(good)
+            found, texts = predict([row.example for row in good.values()]), None
         some_predicted = some_predicted or bool(good)
+        if prompts and texts is None:
+            texts = _read_prompts([row.example for row in good.values()], classifier.encoder)
         values = [row.values for row in good.values()]
-        read = classifier.encoder.read_prompts(row.example for row in good.values()) if prompts else None
-        yield Batch(list(zip(values, found, strict=True)), [bad[place] for place in sorted(bad)], read)
+        yield Batch(list(zip(values, found, strict=True)), [bad[place] for place in sorted(bad)], texts)
 
 
-def _cutter(rows: Iterable[GoodRow | BadRow]) -> Callable[[int], list[GoodRow | BadRow]]:
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Consecutive rows, by their places among each other.
+
+    Attributes:
+        good: those that have what the template shows.
+        bad: the others.
+        encoded: the good ones as tokens, or why there are none; None: to be encoded where they are predicted.
+        prompts: see `Batch`; None also where they are to be read later.
+    """
+
+    good: Mapping[int, GoodRow]
+    bad: Mapping[int, BadRow]
+    encoded: EncodedRows | None = None
+    prompts: list[str] | None = None
+
+    @property
+    def examples(self) -> list[Example]:
+        return [row.example for row in self.good.values()]
+
+
+def _chunks(
+    rows: Iterable[GoodRow | BadRow],
+    classifier: Classifier,
+    size: int,
+    prompts: bool,
+    encode: Callable[[Sequence[Example]], EncodedRows] | None,
+) -> Iterator[_Chunk]:
+    """The rows in chunks, read and encoded by a thread that is one chunk ahead of the model.
+
+    There is no thread where it would gain nothing: for rows that make one chunk; and for rows that arrive one by one,
+    of which the model takes what is there.
+    """
+    needs_text = not classifier.encoder.template.uses("fields")
+    if isinstance(rows, ArrivingRows):
+        arrived: Iterator[list[GoodRow | BadRow]] = iter(lambda: rows.take(size), [])
+        yield from (_sort(taken, needs_text) for taken in arrived)
+        return
     walked = iter(rows)
-    return lambda size: list(islice(walked, size))
+
+    def prepared() -> Iterator[_Chunk]:
+        while taken := list(islice(walked, size)):
+            chunk = _sort(taken, needs_text)
+            if encode is not None:
+                chunk = replace(chunk, encoded=encode(chunk.examples))
+                if prompts:
+                    with suppress(LlmclsError):  # a row of another process's share; it raises it
+                        chunk = replace(chunk, prompts=_read_prompts(chunk.examples, classifier.encoder))
+            yield chunk
+
+    alone = isinstance(rows, Sized) and len(rows) <= size
+    yield from prepared() if alone else ahead(prepared())
+
+
+def _sort(rows: Sequence[GoodRow | BadRow], needs_text: bool) -> _Chunk:
+    bad = {place: row for place, row in enumerate(rows) if isinstance(row, BadRow)}
+    good = {place: row for place, row in enumerate(rows) if isinstance(row, GoodRow)}
+    if needs_text:
+        empty = {place: row for place, row in good.items() if not row.example.text.strip()}
+        bad |= {place: _set_aside(row, "the row has no text") for place, row in empty.items()}
+        good = {place: row for place, row in good.items() if place not in bad}
+    return _Chunk(good, bad)
+
+
+def _read_prompts(examples: Sequence[Example], encoder: Encoder) -> list[str]:
+    with ENCODING:
+        return encoder.read_prompts(examples)
 
 
 def _set_aside(row: GoodRow, problem: str) -> BadRow:
@@ -219,7 +283,8 @@ def _why_not_encoded(rows: Mapping[int, GoodRow], encoder: Encoder) -> dict[int,
     reasons = {}
     for place, row in rows.items():
         try:
-            encoder.encode([row.example])
+            with ENCODING:
+                encoder.encode([row.example])
         except LlmclsError as error:
             reasons[place] = str(error).rstrip(".")
     return reasons

@@ -78,7 +78,9 @@ class Table:
 
     Attributes:
         columns: column names in order.
-        rows: the rows; may be a one-pass iterator, so that files of any size can be predicted.
+        rows: the rows; may be a one-pass iterator, so that files of any size can be predicted. `llmcls predict` walks
+            them in another thread than the one that opened the table, so what only one thread may use (a connection of
+            sqlite3) is to be opened where the rows are made.
         class_names: for columns that hold integer classes, their names: `{"label": ("World", "Sports")}`.
     """
 
