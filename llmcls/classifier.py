@@ -7,21 +7,21 @@ classifier.predict_proba(["Where is my parcel?"])      # array, rows sum to 1, c
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcls.answers import Form, Predictor, Wanted
-from llmcls.answers.form import Decision, refuse_free
+from llmcls.answers.form import Decision, refuse_failures, refuse_free
 from llmcls.console import Reporter
 from llmcls.data.given import examples_from, labelled_from
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import Formats, choose_formats
-from llmcls.model.loading import BaseModel, find_base_model, load_model
+from llmcls.model.loading import BaseModel, find_base_model, load_adapter, load_model
 from llmcls.processes.world import ALONE, World
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.template import PROBES
@@ -94,17 +94,12 @@ class Classifier:
         Raises:
             LlmclsError: when the run does not match its seal, or the base model is another one.
         """
-        from peft import PeftModel
-
         run = run if isinstance(run, Run) else Run.open(run)
         assembly = assemble_run(run, template=template, base_model=base_model, quantization=quantization)
         formats = choose_formats(assembly.settings)
         model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
         if not run.whole:
-            with warnings.catch_warnings():
-                # PEFT asks for an attribute by a name that transformers calls deprecated.
-                warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-                model = PeftModel.from_pretrained(model, run.lora_path)
+            model = load_adapter(model, run.lora_path)
         how = prediction or assembly.settings.prediction
         return cls._make(assembly, formats, model, how, run, run.decision)
 
@@ -259,6 +254,9 @@ class Classifier:
 
         With the task multi_label: a tuple of the text's labels, in the order of `classes_`. `texts` may also be rows,
         dicts or a DataFrame, with the columns that the run's texts were in.
+
+        Raises:
+            LlmclsError: for texts whose scores are NaN or infinite; it says which.
         """
         predictions = self.stream(self._read(texts), probabilities=False)
         return [prediction.label if prediction.labels is None else prediction.labels for prediction in predictions]
@@ -297,7 +295,8 @@ class Classifier:
             reporter: where progress goes.
 
         Raises:
-            LlmclsError: for a label mass of a classification head, which can say nothing but labels.
+            LlmclsError: for a label mass of a classification head, which can say nothing but labels, and for examples
+                whose scores are NaN or infinite.
         """
         examples = list(examples)
         with (reporter or Reporter(quiet=True)).track("Predicting", total=len(examples)) as advance:
@@ -310,8 +309,13 @@ class Classifier:
         label_mass: bool = False,
         probabilities: bool = True,
         advance: Any = None,
+        mark_failures: bool = False,
     ) -> Iterator[Prediction]:
-        """Predict examples one chunk at a time, in constant memory and in input order; arguments as in `classify`."""
+        """Predict examples one chunk at a time, in constant memory and in input order; arguments as in `classify`.
+
+        With `mark_failures`, an example whose scores are NaN or infinite has a `Prediction` that is `failed`; else all
+        of them in a chunk are an error.
+        """
         wanted = Wanted(label_mass or self.prediction.min_label_mass > 0, probabilities)
         if wanted.label_mass and self.encoder.head:
             raise LlmclsError(
@@ -320,14 +324,11 @@ class Classifier:
             )
         if wanted.label_mass and "label_mass" in self.form.lacks:
             raise LlmclsError("Label mass is for single labels: a text with several may as well have none.")
-        chunk: list[Example] = []
-        for example in examples:
-            chunk.append(example)
-            if len(chunk) == _CHUNK * self.world.size:
-                yield from self._score_together(chunk, wanted, advance)
-                chunk = []
-        if chunk:
-            yield from self._score_together(chunk, wanted, advance)
+        walked, begun = iter(examples), 0
+        while chunk := list(islice(walked, _CHUNK * self.world.size)):
+            found = self._score_together(chunk, wanted, advance)
+            yield from found if mark_failures else refuse_failures(found, chunk, begun)
+            begun += len(chunk)
 
     def answer_freely(self, examples: Iterable[Example], *, reporter: Reporter | None = None) -> list[FreeAnswer]:
         """What the model answers where nothing holds it to its labels: `generate()`, the most probable token each time.

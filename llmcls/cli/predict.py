@@ -175,6 +175,7 @@ def _predict(
             advance=advance,
         ):
             tally = tally.plus(batch)
+            tally.check()
             rows = (_row(values, found, classifier, request) for values, found in batch.results)
             written.add(batch.with_prompts(rows), batch.bad, tally)
     written.finish(tally)

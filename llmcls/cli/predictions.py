@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
+from llmcls.answers.form import NOT_FINITE, REMEDY
 from llmcls.cli.arriving import ArrivingRows
 from llmcls.data.inputs import BadRow, GoodRow, load_examples, show_values
 from llmcls.data.paths import has_scheme, to_path
@@ -31,6 +32,9 @@ ROWS_AT_ONCE = {"cpu": 128, "cuda": 1024}
 """Rows of a batch for each process. A killed prediction repeats one batch: two to three minutes of a 1B model on two
 CPU cores, a second or so on a GPU."""
 
+MANY, TOO_MANY = 100, 0.1
+"""From how many rows on, and above which share of them, rows without finite scores end a prediction."""
+
 PROMPT = "prompt"
 """The column that `--prompt` adds."""
 
@@ -43,11 +47,13 @@ class Batch:
         results: values and prediction of each row that could be predicted, in input order.
         bad: the others, in input order.
         prompts: the prompt of each of `results`; None where not asked for.
+        failed: how many of `bad` had no finite scores.
     """
 
     results: list[tuple[Mapping[str, Any], Prediction]]
     bad: list[BadRow]
     prompts: list[str] | None = None
+    failed: int = 0
 
     def with_prompts(self, rows: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
         """The rows to write of `results`, with their prompts where these were asked for."""
@@ -65,12 +71,14 @@ class Tally:
         bad: those without a prediction.
         first_problem: what is wrong with the first of these.
         ties: rows whose label rounding may have decided.
+        failed: of the bad rows, those whose scores were NaN or infinite.
     """
 
     rows: int = 0
     bad: int = 0
     first_problem: str = ""
     ties: int = 0
+    failed: int = 0
 
     @property
     def predicted(self) -> int:
@@ -81,7 +89,27 @@ class Tally:
         """The tally after one more batch."""
         first = self.first_problem or (str(batch.bad[0]) if batch.bad else "")
         ties = self.ties + sum(prediction.tie for _, prediction in batch.results)
-        return Tally(self.rows + len(batch.results) + len(batch.bad), self.bad + len(batch.bad), first, ties)
+        return Tally(
+            self.rows + len(batch.results) + len(batch.bad),
+            self.bad + len(batch.bad),
+            first,
+            ties,
+            self.failed + batch.failed,
+        )
+
+    def check(self) -> None:
+        """Refuse to go on where the model, and not a row, is at fault.
+
+        Raises:
+            LlmclsError: when no row of the first batch has finite scores, or more than a tenth of many rows have none.
+        """
+        scored = self.predicted + self.failed
+        if self.failed == scored > 0:
+            raise LlmclsError(f"The {NOT_FINITE} for all {scored:,} rows so far, so none has a label; {REMEDY}.")
+        if scored >= MANY and self.failed > scored * TOO_MANY:
+            raise LlmclsError(
+                f"The {NOT_FINITE} for {self.failed:,} of the first {scored:,} rows, so they have no label; {REMEDY}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +207,11 @@ def predict_batches(
 
     def predict(good: Mapping[int, GoodRow]) -> list[Prediction]:
         examples = [row.example for row in good.values()]
-        return list(classifier.stream(examples, label_mass=label_mass, probabilities=probabilities, advance=share))
+        return list(
+            classifier.stream(
+                examples, label_mass=label_mass, probabilities=probabilities, advance=share, mark_failures=True
+            )
+        )
 
     take = rows.take if isinstance(rows, ArrivingRows) else _cutter(rows)
     while chunk := take(size):
@@ -200,9 +232,13 @@ def predict_batches(
             good = {place: row for place, row in good.items() if place not in reasons}
             found = predict(good)
         some_predicted = some_predicted or bool(good)
+        failed = {place for place, prediction in zip(good, found, strict=True) if prediction.failed}
+        bad |= {place: _set_aside(good[place], f"the {NOT_FINITE}") for place in failed}
+        found = [prediction for prediction in found if not prediction.failed]
+        good = {place: row for place, row in good.items() if place not in failed}
         values = [row.values for row in good.values()]
         read = classifier.encoder.read_prompts(row.example for row in good.values()) if prompts else None
-        yield Batch(list(zip(values, found, strict=True)), [bad[place] for place in sorted(bad)], read)
+        yield Batch(list(zip(values, found, strict=True)), [bad[place] for place in sorted(bad)], read, len(failed))
 
 
 def _cutter(rows: Iterable[GoodRow | BadRow]) -> Callable[[int], list[GoodRow | BadRow]]:
