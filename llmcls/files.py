@@ -21,6 +21,8 @@ from typing import IO, Any
 
 from llmcls.errors import LlmclsError
 
+_HELD = b"process "
+
 NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 """What the system says of a file system that has no locks: there, no process is refused."""
 
@@ -36,7 +38,8 @@ def replacing(
     """Write a file that takes the place of `path` when the block ends without an error.
 
     The content and the new name are flushed to the disk: after a kill or a power cut, `path` is the old file or the
-    new one. Text is UTF-8, with line ends as given.
+    new one. Text is UTF-8, with line ends as given. Of a link, the file that it names is replaced; a device or a pipe
+    is written through.
 
     Args:
         path: the file to write or replace.
@@ -47,11 +50,16 @@ def replacing(
     Raises:
         OSError: when the system refuses; `path` is then as it was.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") if binary else path.open("w", encoding="utf-8", errors=errors, newline="") as file:
+            yield file
+        return
     # `tempfile` would make a file that only its owner may read, whatever the umask says.
-    draft = draft_of(path) if held else path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = draft_of(path) if held else path.with_name(f".{path.name}.{os.getpid()}.llmcls.tmp")
+    draft.unlink(missing_ok=True)  # a killed process's, by its name
     try:
-        with draft.open("wb") if binary else draft.open("w", encoding="utf-8", errors=errors, newline="") as file:
+        with draft.open("xb") if binary else draft.open("x", encoding="utf-8", errors=errors, newline="") as file:
             yield file
             flush(file)
         draft.replace(path)
@@ -61,8 +69,8 @@ def replacing(
 
 
 def draft_of(path: Path) -> Path:
-    """Where `replacing` with `held` writes before the file has its name."""
-    return path.with_name(f".{path.name}.tmp")
+    """Where `replacing` with `held` writes before the file has its name; the draft's own says whose it is."""
+    return path.with_name(f".{path.name}.llmcls.tmp")
 
 
 def flush(file: IO[str] | IO[bytes]) -> int:
@@ -108,12 +116,15 @@ def locked(path: str | Path, timeout: float = 0.0) -> Iterator[None]:
 
     Raises:
         LockedError: when another process holds the lock for longer than that.
+        LlmclsError: when a file of that name is no lock: taking it would empty it.
         OSError: when the file cannot be made.
     """
     from filelock import FileLock, Timeout
 
     path = Path(path)
     path.parent.stat()  # refuses a folder that is not there, which filelock would make
+    if os.path.lexists(path) and not _is_lock(path):
+        raise LlmclsError(f"'{path}' is not a lock of llmcls, which has to make one of that name; move it away.")
     lock = FileLock(path, timeout=timeout)
     try:
         lock.acquire()
@@ -123,13 +134,26 @@ def locked(path: str | Path, timeout: float = 0.0) -> Iterator[None]:
         if error.errno not in NO_LOCKS_HERE:
             raise
     with suppress(OSError):  # a full disk; and on Windows nobody reads a locked file
-        path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        path.write_text(f"{_HELD.decode()}{os.getpid()} on {platform.node()}", encoding="utf-8")
     try:
         yield
     finally:
         with suppress(OSError):  # while it is held, so that nobody else's is deleted
             path.unlink()
         lock.release()
+
+
+def _is_lock(path: Path) -> bool:
+    """Whether a file is a lock, by what `locked` writes into it; an empty one was just made, or the disk was full."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_HELD)) in (b"", _HELD)
+    except PermissionError:  # Windows lets nobody read a lock that is held
+        return True
+    except FileNotFoundError:  # let go of just now
+        return True
 
 
 def _holder(path: Path) -> str:

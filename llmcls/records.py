@@ -59,6 +59,8 @@ class Prediction:
             device may turn the label round (`llmcls.engine.scores.tie_tolerance`).
         withheld: the predicted label where `label` is `no_answer`; None where the row was answered.
         labels: the predicted names of a multi-label task, in the order of `classes_`; else None.
+        failed: whether the model's scores were NaN or infinite, so that there is no label; everything else says nothing
+            then. `Classifier` raises instead, unless it is asked to mark such rows.
     """
 
     label: str
@@ -70,6 +72,13 @@ class Prediction:
     tie: bool = False
     withheld: str | None = None
     labels: tuple[str, ...] | None = None
+    failed: bool = False
+
+    @classmethod
+    def failure(cls, *, truncated: bool = False) -> Prediction:
+        """What is said of a row whose scores are NaN or infinite: nothing."""
+        nothing = float("nan")
+        return cls("", nothing, (), nothing, truncated=truncated, failed=True)
 
     @property
     def best(self) -> str:

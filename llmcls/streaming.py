@@ -69,24 +69,32 @@ def stream_predictions(
     size: int,
     encode: Callable[[Sequence[Example]], EncodedRows],
     score: Callable[[EncodedRows], Iterable[Prediction]],
+    check: Callable[[Iterable[Prediction], Sequence[Example], int], Iterable[Prediction]],
 ) -> Iterator[Prediction]:
     """Predict examples `size` at a time, in their order.
 
     The caller's thread reads the examples, which may come from something that only one thread can use (a database's
     cursor). From the second chunk on it reads one chunk ahead, and another thread encodes that; the first predictions
     wait for no more rows than they need. What is wrong with a later chunk is raised behind the predictions before it.
+
+    Args:
+        examples: the rows.
+        size: rows of a chunk.
+        encode: a chunk as tokens.
+        score: the predictions of such a chunk.
+        check: called with a chunk's predictions, its examples and how many came before; gives the predictions on.
     """
-    chunks = _Chunks(iter(examples), size)
+    chunks, begun = _Chunks(iter(examples), size), 0
     if chunk := chunks.take():
-        yield from score(encode(chunk))
-    if chunk := chunks.take():
+        yield from check(score(encode(chunk)), chunk, begun)
+    if following := chunks.take():
         with ThreadPoolExecutor(1, "llmcls-encode") as pool:
-            encoded = encode(chunk)
-            while chunk := chunks.take():
-                following = pool.submit(encode, chunk)
-                yield from score(encoded)
-                encoded = following.result()
-            yield from score(encoded)
+            encoded = encode(following)
+            while following:
+                begun, chunk, following = begun + len(chunk), following, chunks.take()
+                ahead = pool.submit(encode, following)
+                yield from check(score(encoded), chunk, begun)
+                encoded = ahead.result()
     chunks.complain()
 
 

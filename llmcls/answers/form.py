@@ -12,7 +12,7 @@ A form is stateless. What it makes for one encoder (`Layout`, `Predictor`) holds
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -150,7 +150,7 @@ class Predictor(Protocol):
     def predict(
         self, prompts: Sequence[EncodedPrompt], wanted: Wanted, progress: Progress | None = None
     ) -> Iterator[Prediction]:
-        """The prediction of each prompt, in order."""
+        """The prediction of each prompt, in order; `Prediction.failure` where the scores are NaN or infinite."""
         ...
 
     def warm_up(self, prompts: Sequence[EncodedPrompt]) -> None:
@@ -285,6 +285,53 @@ class ScoringPredictor:
     def untuned(self) -> Self:
         """The same: nothing is tuned."""
         return self
+
+
+def refuse_failed(failed: torch.Tensor) -> None:
+    """Refuse rows (rows,) bool whose scores are NaN or infinite: figures and thresholds would be made of nothing.
+
+    Raises:
+        LlmclsError: when there is one.
+    """
+    if count := int(failed.sum()):
+        raise LlmclsError(
+            f"The model's scores are NaN or infinite for {count:,} of {len(failed):,} validation rows; lower "
+            "training.learning_rate, or set training.mixed_precision to 'no' and model.dtype to 'float32'."
+        )
+
+
+NOT_FINITE = "model's scores are NaN or infinite"
+
+REMEDY = (
+    "the weights are damaged, or too large for the number format: set model.dtype to 'bfloat16' or 'float32', or train "
+    "again"
+)
+"""What can be done about scores that are not finite."""
+
+
+def refuse_failures(
+    predictions: Iterable[Prediction], examples: Sequence[Example], begun: int = 0
+) -> Iterator[Prediction]:
+    """The predictions, up to the first failure.
+
+    Args:
+        predictions: one for each example.
+        examples: what was predicted.
+        begun: how many examples came before these.
+
+    Raises:
+        LlmclsError: for failures, naming the rows by their source, or by their number, from 1 on.
+    """
+    walked = enumerate(predictions)
+    for at, prediction in walked:
+        if not prediction.failed:
+            yield prediction
+            continue
+        failed = [at, *(later for later, other in walked if other.failed)]
+        shown = ", ".join(examples[at].source or f"row {begun + at + 1}" for at in failed[:5])
+        rest = f" and {len(failed) - 5:,} more" if len(failed) > 5 else ""
+        which = f"{len(failed):,} rows ({shown}{rest}), so they have" if len(failed) > 1 else f"{shown}, so it has"
+        raise LlmclsError(f"The {NOT_FINITE} for {which} no label; {REMEDY}.")
 
 
 class Undecided:

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from llmcls.answers.form import Answered, Figure, ScoringPredictor, Shown, Undecided, Wanted, register
+from llmcls.answers.form import (
+    Answered,
+    Figure,
+    ScoringPredictor,
+    Shown,
+    Undecided,
+    Wanted,
+    refuse_failed,
+    register,
+)
 from llmcls.answers.several import (
     COUNTED,
     LIMITS,
@@ -229,7 +238,8 @@ class ListLayout:
         from llmcls.engine.lists import ListScorer
 
         found = ListScorer(model, self.items, pad_token_id, batch_size).score(prompts)
-        flags = torch.tensor([[int(label in said) for label in range(*self.target_shape)] for said in found])
+        refuse_failed(torch.tensor([said is None for said in found]))
+        flags = torch.tensor([[int(label in (said or ())) for label in range(*self.target_shape)] for said in found])
         return Answered(flags, None)
 
     def _answers(self, targets: Sequence[Sequence[int]]) -> tuple[list[int], LabelTrie]:
@@ -253,7 +263,7 @@ class ListPredictor(ScoringPredictor):
 
     labels: LabelSet
     separator: str
-    scorer: Scorer[list[tuple[int, ...]]]
+    scorer: Scorer[list[tuple[int, ...] | None]]
     thresholds = None
 
     def predict(
@@ -262,9 +272,14 @@ class ListPredictor(ScoringPredictor):
         """The labels of each prompt, in the order of the label set; every probability is NaN."""
         names, unknown = self.labels.names, float("nan")
         said = self.scorer.score([prompt.input_ids for prompt in prompts], progress=progress)
-        chosen = [tuple(names[label] for label in sorted(labels)) for labels in said]
+        chosen = [tuple(names[label] for label in sorted(labels or ())) for labels in said]
         return predictions_of(
-            prompts, chosen, [unknown] * len(chosen), [[unknown] * len(names)] * len(chosen), self.separator
+            prompts,
+            chosen,
+            [unknown] * len(chosen),
+            [[unknown] * len(names)] * len(chosen),
+            self.separator,
+            [labels is None for labels in said],
         )
 
     def report(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> MultiLabelReport:

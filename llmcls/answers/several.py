@@ -115,9 +115,13 @@ def predictions_of(
     sure: Sequence[float],
     probabilities: Sequence[Sequence[float]],
     separator: str,
+    failed: Sequence[bool],
 ) -> Iterator[Prediction]:
-    """Predictions from each row's labels, the probability of exactly these labels, and that of each label."""
-    for prompt, labels, whole, row in zip(prompts, chosen, sure, probabilities, strict=True):
+    """Predictions from each row's labels, the probability of exactly these labels, that of each, and what failed."""
+    for prompt, labels, whole, row, fails in zip(prompts, chosen, sure, probabilities, failed, strict=True):
+        if fails:
+            yield Prediction.failure(truncated=prompt.truncated)
+            continue
         joined = separator.join(labels)
         yield Prediction(joined, whole, tuple(row), float("nan"), truncated=prompt.truncated, labels=labels)
 

@@ -10,7 +10,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmcls.answers.form import Answered, Figure, ScoringPredictor, Shown, Undecided, Wanted, register
+from llmcls.answers.form import (
+    Answered,
+    Figure,
+    ScoringPredictor,
+    Shown,
+    Undecided,
+    Wanted,
+    refuse_failed,
+    register,
+)
 from llmcls.errors import LlmclsError
 from llmcls.prompt.spelling import AnswerPlace, Spelled, refuse_equal_answers, tokenize_behind
 from llmcls.records import Example, Prediction
@@ -203,6 +212,7 @@ class SingleLabelLayout:
 
         scorer = make_scorer(model, self.trie, method=_method(model), pad_token_id=pad_token_id, batch_size=batch_size)
         scores = scorer.score(prompts)
+        refuse_failed(scores.failing)
         return Answered(scores.predicted, scores.local.double().exp() if self.probable(model) else None)
 
 
@@ -229,19 +239,35 @@ class SingleLabelPredictor(ScoringPredictor):
         """The label of each prompt, or `no_answer` below a threshold."""
         import torch
 
-        scores = self.scorer.score(
-            [prompt.input_ids for prompt in prompts],
-            wanted.label_mass,
-            progress,
-            all_labels=wanted.probabilities,
-        )
+        from llmcls.engine.rereading import reread
+        from llmcls.engine.scores import LabelScores
+
+        def score(ids: Prompts, progress: Progress | None = None) -> LabelScores:
+            return self.scorer.score(ids, wanted.label_mass, progress, all_labels=wanted.probabilities)
+
+        ids = [prompt.input_ids for prompt in prompts]
+        scores = score(ids, progress)
+        if scores.failing.any():
+            parts, places = reread(score, ids, scores, lambda part: part.failing)
+            scores = LabelScores.concatenate(parts).take(places)
         best = scores.local.double().gather(1, scores.predicted[:, None])[:, 0].exp().tolist()
         masses = [None] * len(prompts) if scores.label_mass is None else scores.label_mass.double().exp().tolist()
         ties = (scores.margin.abs() < self.tie_tolerance).tolist()
         rows = zip(
-            prompts, scores.predicted.tolist(), best, scores.margin.tolist(), masses, ties, scores.local, strict=True
+            prompts,
+            scores.failing.tolist(),
+            scores.predicted.tolist(),
+            best,
+            scores.margin.tolist(),
+            masses,
+            ties,
+            scores.local,
+            strict=True,
         )
-        for prompt, position, probability, margin, mass, tie, local in rows:
+        for prompt, failed, position, probability, margin, mass, tie, local in rows:
+            if failed:
+                yield Prediction.failure(truncated=prompt.truncated)
+                continue
             name = self.labels.names[position]
             # Of 1,000 rows and 10,000 labels only one row at a time: as Python numbers they take 300 MB.
             probabilities = tuple(local.to(torch.float64).exp().tolist()) if wanted.probabilities else ()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from llmcls.answers.form import Answered, Decision, Figure, ScoringPredictor, Shown, Wanted, register
+from llmcls.answers.form import Answered, Decision, Figure, ScoringPredictor, Shown, Wanted, refuse_failed, register
 from llmcls.answers.several import (
     LACKS,
     LIMITS,
@@ -132,6 +132,7 @@ class YesNo(SeveralLabels):
         scorer = _silent_scorer(model, _question_trie(encoder))
         with reporter.track("Tuning thresholds", total=len(rows)) as advance:
             scores = scorer.score([row["input_ids"] for row in rows], progress=advance)
+        refuse_failed(scores.isnan().any(1))
         return asdict(tune_thresholds(scores.double().exp().numpy(), [row["label"] for row in rows]))
 
     def carry_over(self, decision: Decision | None, before: LabelSet, after: LabelSet) -> Decision | None:
@@ -234,6 +235,7 @@ class YesNoLayout:
         from llmcls.evaluation.thresholds import UNTUNED
 
         found = _silent_scorer(model, self.questions).score(prompts).exp()
+        refuse_failed(found.isnan().any(1))
         return Answered((found >= UNTUNED).long(), found.double())
 
 
@@ -261,8 +263,17 @@ class YesNoPredictor(ScoringPredictor):
         self, prompts: Sequence[EncodedPrompt], wanted: Wanted, progress: Progress | None = None
     ) -> Iterator[Prediction]:
         """The labels of each prompt, in the order of the label set."""
-        names = self.labels.names
-        rows = self.scorer.score([prompt.input_ids for prompt in prompts], progress=progress).double().exp().tolist()
+        import torch
+
+        from llmcls.engine.rereading import reread
+
+        names, ids = self.labels.names, [prompt.input_ids for prompt in prompts]
+        scores = self.scorer.score(ids, progress=progress)
+        if (failed := scores.isnan().any(1)).any():
+            parts, places = reread(self.scorer.score, ids, scores, lambda part: part.isnan().any(1))
+            scores = torch.cat(parts)[places]
+            failed = scores.isnan().any(1)
+        rows = scores.double().exp().tolist()
         chosen = [self.thresholds.choose(names, row) for row in rows]
         # Each label is decided on its own, so the probability of exactly these labels is the product; as a sum of
         # logarithms, which 10,000 labels do not underflow.
@@ -275,7 +286,7 @@ class YesNoPredictor(ScoringPredictor):
             )
             for row, labels in zip(rows, map(frozenset, chosen), strict=True)
         ]
-        return predictions_of(prompts, chosen, sure, rows, self.separator)
+        return predictions_of(prompts, chosen, sure, rows, self.separator, failed.tolist())
 
     def report(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> MultiLabelReport:
         """Compare predictions with the examples' labels."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from llmcls.cli.places import writes_through
 from llmcls.cli.shared import gather_settings, settings_options, show_json
 from llmcls.errors import LlmclsError
 from llmcls.settings import Section, Settings
@@ -48,7 +49,7 @@ def init(path: str | None) -> None:
     if path is None:
         click.echo(starter_file().rstrip())
         return
-    if Path(path).exists():
+    if Path(path).exists() and not writes_through(Path(path)):
         raise LlmclsError(f"'{path}' exists already; choose another name, or delete it.")
     try:
         Path(path).write_text(starter_file(), encoding="utf-8")

@@ -12,6 +12,14 @@ import click
 
 from llmcls.cli.closer import Evaluated, Finding, check_templates, classify_untrained, look_closer
 from llmcls.cli.labelled import Labelled, read_rows, read_rows_of_baseline
+from llmcls.cli.places import (
+    behind_links,
+    is_metrics,
+    is_table_of_rows,
+    refuse_foreign,
+    refuse_read,
+    writes_through,
+)
 from llmcls.cli.shared import (
     ListCommand,
     column_options,
@@ -25,6 +33,7 @@ from llmcls.cli.shared import (
     split_commas,
     start,
 )
+from llmcls.data.paths import has_scheme, to_path
 from llmcls.data.reader import FIELDS_OF_FORMAT, FileFormat
 from llmcls.errors import LlmclsError
 from llmcls.processes.stopping import failing_once
@@ -190,6 +199,7 @@ def command(**options: Any) -> None:
         check_templates(run, names, where, examples)
     folder = Path(request.output_dir) if request.output_dir else run.path / "evaluation" / name
     _make_folder(folder)
+    _refuse_names(request, folder)
     world = join_prediction()
     classifier = replace(Classifier.load(run, base_model=where, prediction=settings.prediction), world=world)
     reporter.say(f"Evaluating {request.run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")
@@ -253,6 +263,20 @@ def _make_folder(folder: Path) -> None:
         raise LlmclsError(
             f"The results cannot be written to '{folder}': {error.strerror}. Choose another --output-dir."
         ) from error
+
+
+def _refuse_names(request: Request, folder: Path) -> None:
+    """Keep what stands there: the rows that are read, and files of these names that no evaluation has written."""
+    options = {"before": request.before, "baseline": request.baseline}
+    names = ["metrics.json", *(f"metrics-{kind}.json" for kind, asked in options.items() if asked)]
+    tables = {"free": request.free, "samples": request.samples, "templates": request.templates}
+    names += ["predictions.csv", *(f"{kind}.csv" for kind, asked in tables.items() if asked)]
+    sources = [to_path(request.data)] if request.data and not has_scheme(request.data) else []
+    refuse_read([folder / name for name in names], [*sources, *map(Path, request.files)], "--output-dir")
+    for place in (behind_links(folder / name) for name in names):
+        if writes_through(place):
+            continue
+        refuse_foreign(place, is_metrics if place.suffix == ".json" else is_table_of_rows, "--output-dir")
 
 
 def _heading(kind: str, run: Run) -> str:

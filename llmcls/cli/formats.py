@@ -35,6 +35,9 @@ ENDINGS: Mapping[str, Literal["csv", "tsv", "jsonl"]] = {
 }
 ROWS_AT_ONCE = 1000
 
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""What makes text a formula to spreadsheets: https://owasp.org/www-community/attacks/CSV_Injection."""
+
 
 @dataclass(frozen=True)
 class OutputFormat:
@@ -109,6 +112,8 @@ class RowWriter:
         warn: told once of keys that the header has no column for.
         delimiter: what stands between two cells.
         separator: what stands between the labels of a cell with several; None: other lists are written as JSON.
+        escape_formulas: put an apostrophe before text that a spreadsheet would compute (`escaped`); of no meaning to
+            JSON.
     """
 
     def __init__(
@@ -120,7 +125,9 @@ class RowWriter:
         *,
         delimiter: str = ",",
         separator: str | None = None,
+        escape_formulas: bool = False,
     ) -> None:
+        self._escape = escape_formulas
         self._stream = stream
         self._columns = frozenset(columns)
         self._warn: Callable[[str], None] | None = warn
@@ -134,7 +141,7 @@ class RowWriter:
     def write_header(self) -> None:
         """The column names, unless it is JSON."""
         if self._csv:
-            self._csv.writeheader()
+            self._csv.writerow({name: self._text(name) for name in self._csv.fieldnames})
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows."""
@@ -148,7 +155,15 @@ class RowWriter:
                     "write .jsonl to keep all."
                 )
                 self._warn = None
-            self._csv.writerow({name: _cell(value, self._separator) for name, value in row.items()})
+            self._csv.writerow({name: self._text(_cell(value, self._separator)) for name, value in row.items()})
+
+    def _text(self, cell: Any) -> Any:
+        return escaped(cell) if self._escape else cell
+
+
+def escaped(cell: Any) -> Any:
+    """A cell with an apostrophe before text that Excel and its like would compute, `=1+2`; figures stay figures."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
 
 
 def _cell(value: Any, separator: str | None) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from llmcls.cli.places import behind_links, is_batch_file, refuse_foreign, writes_through
 from llmcls.cli.shared import show, table
 from llmcls.errors import LlmclsError
 
@@ -104,6 +105,8 @@ def slurm(nodes: int, gpus_per_node: int, name: str, output: Path | None, argume
     if output is None:
         click.echo(script, nl=False)
         return
+    if not writes_through(output):
+        refuse_foreign(behind_links(output), is_batch_file)
     try:
         output.write_text(script, encoding="utf-8")
     except OSError as error:

@@ -23,6 +23,7 @@ from llmcls.cli.shared import (
     QUANTIZATIONS,
     TASKS,
     column_options,
+    escape_option,
     output_options,
     prediction_options,
     prompt_option,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
 @click.option("--label-mass", is_flag=True, help="Add how probable any valid label is; low: a text unlike the labels.")
 @click.option("--margin", is_flag=True, help="Add by how much the label beats every other one, in nats; 0: a tie.")
 @prompt_option
+@escape_option
 @prediction_options
 @column_options
 @settings_options
@@ -104,12 +106,12 @@ def command(**options: Any) -> None:
     if world.size > 1 and request.source == "-":
         raise LlmclsError("--input - works in one process only; give several processes a file.")
     if not world.is_main:  # rank 0 writes
-        request = replace(request, output=None, overwrite=False)
+        request = replace(request, output=None, overwrite=False, escape_formulas=False)
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     # Whatever can be wrong with the input or the output is found before the model is loaded, which may take minutes.
     way = choose_way(request)
     given = request.open_input(way.run, way.settings.data)
-    with request.open_output(reporter) as written:
+    with request.open_output(reporter, way.run) as written:
         classifier = replace(_load(request, way), world=world)
         report_labels(classifier, reporter)
         reporter.say(f"Predicting with {request.run_path or classifier.base.name}: {classifier.formats.describe()}")
@@ -176,6 +178,7 @@ def _predict(
             encode=classifier.encode,
         ):
             tally = tally.plus(batch)
+            tally.check()
             rows = (_row(values, found, classifier, request) for values, found in batch.results)
             written.add(batch.with_prompts(rows), batch.bad, tally)
     written.finish(tally)
@@ -192,7 +195,7 @@ def _identify(
     return {
         "llmcls": __version__,
         **given.identity,
-        "columns": [*header, request.format.kind],
+        "columns": [*header, request.format.kind, *["escaped formulas"] * request.escape_formulas],
         "run": way.run and _digest(way.run.card),
         "base model": classifier.base.fingerprint,
         "number formats": [str(classifier.formats.dtype), classifier.formats.quantization],
@@ -238,10 +241,18 @@ def _report_ties(tally: Tally, classifier: Classifier, reporter: Reporter) -> No
 
 
 def _report_bad_rows(tally: Tally, listing: Path | None, reporter: Reporter) -> None:
+    """Say what became of rows without a prediction.
+
+    Raises:
+        LlmclsError: when no row has one: whoever waits for predictions must not take this for success.
+    """
     if not tally.bad:
         return
     many = tally.bad > 1
-    which = f"{tally.bad:,} rows have" if many else "1 row has"
     where = f"see '{listing}'; " if listing else ""
     first = f"{'the first: ' if many else ''}{tally.first_problem.rstrip('.')}"
+    if not tally.predicted:
+        which = f"None of the {tally.rows:,} rows" if many else "The only row"
+        raise LlmclsError(f"{which} has {'a' if many else 'no'} prediction: {where}{first}.")
+    which = f"{tally.bad:,} rows have" if many else "1 row has"
     reporter.warn(f"{which} no prediction: {where}{first}.")

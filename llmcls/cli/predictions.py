@@ -17,6 +17,7 @@ from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
 from llmcls.ahead import ENCODING, ahead
+from llmcls.answers.form import NOT_FINITE, REMEDY
 from llmcls.cli.arriving import ArrivingRows
 from llmcls.data.inputs import BadRow, GoodRow, load_examples, show_values
 from llmcls.data.paths import has_scheme, to_path
@@ -35,6 +36,9 @@ ROWS_AT_ONCE = {"cpu": 128, "cuda": 1024}
 """Rows of a batch for each process. A killed prediction repeats one batch: two to three minutes of a 1B model on two
 CPU cores, a second or so on a GPU."""
 
+MANY, TOO_MANY = 100, 0.1
+"""From how many rows on, and above which share of them, rows without finite scores end a prediction."""
+
 PROMPT = "prompt"
 """The column that `--prompt` adds."""
 
@@ -47,11 +51,13 @@ class Batch:
         results: values and prediction of each row that could be predicted, in input order.
         bad: the others, in input order.
         prompts: the prompt of each of `results`; None where not asked for.
+        failed: how many of `bad` had no finite scores.
     """
 
     results: list[tuple[Mapping[str, Any], Prediction]]
     bad: list[BadRow]
     prompts: list[str] | None = None
+    failed: int = 0
 
     def with_prompts(self, rows: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
         """The rows to write of `results`, with their prompts where these were asked for."""
@@ -69,12 +75,14 @@ class Tally:
         bad: those without a prediction.
         first_problem: what is wrong with the first of these.
         ties: rows whose label rounding may have decided.
+        failed: of the bad rows, those whose scores were NaN or infinite.
     """
 
     rows: int = 0
     bad: int = 0
     first_problem: str = ""
     ties: int = 0
+    failed: int = 0
 
     @property
     def predicted(self) -> int:
@@ -85,7 +93,27 @@ class Tally:
         """The tally after one more batch."""
         first = self.first_problem or (str(batch.bad[0]) if batch.bad else "")
         ties = self.ties + sum(prediction.tie for _, prediction in batch.results)
-        return Tally(self.rows + len(batch.results) + len(batch.bad), self.bad + len(batch.bad), first, ties)
+        return Tally(
+            self.rows + len(batch.results) + len(batch.bad),
+            self.bad + len(batch.bad),
+            first,
+            ties,
+            self.failed + batch.failed,
+        )
+
+    def check(self) -> None:
+        """Refuse to go on where the model, and not a row, is at fault.
+
+        Raises:
+            LlmclsError: when no row of the first batch has finite scores, or more than a tenth of many rows have none.
+        """
+        scored = self.predicted + self.failed
+        if self.failed == scored > 0:
+            raise LlmclsError(f"The {NOT_FINITE} for all {scored:,} rows so far, so none has a label; {REMEDY}.")
+        if scored >= MANY and self.failed > scored * TOO_MANY:
+            raise LlmclsError(
+                f"The {NOT_FINITE} for {self.failed:,} of the first {scored:,} rows, so they have no label; {REMEDY}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +212,11 @@ def predict_batches(
     some_predicted = False
 
     def predict(rows: Sequence[Example] | EncodedRows) -> list[Prediction]:
-        return list(classifier.stream(rows, label_mass=label_mass, probabilities=probabilities, advance=share))
+        return list(
+            classifier.stream(
+                rows, label_mass=label_mass, probabilities=probabilities, advance=share, mark_failures=True
+            )
+        )
 
     for chunk in _chunks(rows, classifier, size, prompts, encode):
         bad, good, texts = dict(chunk.bad), dict(chunk.good), chunk.prompts
@@ -199,10 +231,15 @@ def predict_batches(
             good = {place: row for place, row in good.items() if place not in reasons}
             found, texts = predict([row.example for row in good.values()]), None
         some_predicted = some_predicted or bool(good)
+        if failed := {place for place, prediction in zip(good, found, strict=True) if prediction.failed}:
+            bad |= {place: _set_aside(good[place], f"the {NOT_FINITE}") for place in failed}
+            found = [prediction for prediction in found if not prediction.failed]
+            good, texts = {place: row for place, row in good.items() if place not in failed}, None
         if prompts and texts is None:
             texts = _read_prompts([row.example for row in good.values()], classifier.encoder)
         values = [row.values for row in good.values()]
-        yield Batch(list(zip(values, found, strict=True)), [bad[place] for place in sorted(bad)], texts)
+        written = list(zip(values, found, strict=True))
+        yield Batch(written, [bad[place] for place in sorted(bad)], texts, len(failed))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,8 @@ import click
 
 from llmcls.answers.form import Form, form_of, refuse_missing
 from llmcls.cli.formats import OutputFormat, format_of
-from llmcls.cli.outputs import FileOutput, StandardOutput, TableOutput
+from llmcls.cli.outputs import FileOutput, StandardOutput, TableOutput, ThroughOutput
+from llmcls.cli.places import is_standard_output, writes_through
 from llmcls.cli.predictions import Input
 from llmcls.cli.shared import gather_settings, settings_for_run, split_labels
 from llmcls.console import Reporter
@@ -47,6 +49,7 @@ class Request:
     label_mass: bool
     margin: bool
     prompt: bool
+    escape_formulas: bool
     method: str | None
     threshold: float | None
     min_probability: float | None
@@ -65,6 +68,8 @@ class Request:
             raise click.UsageError("Leave --output out to write to the standard output.")
         if self.overwrite and not self.output:
             raise click.UsageError("--overwrite says that --output FILE may be replaced; give one.")
+        if self.escape_formulas and self.as_json and not self.output:
+            raise click.UsageError("--escape-formulas is for tables that a spreadsheet opens; JSON has no formulas.")
         if self.run_path and self.task:
             raise click.UsageError("--task is for zero-shot prediction; a run has its own task.")
         if (self.text_columns or self.label_column) and (self.texts or self.source == "-"):
@@ -116,13 +121,45 @@ class Request:
         warn_of_unused(self.source, None, said)
         return Input.of_data(self.source, text_columns, self.label_column, separator, form)
 
-    def open_output(self, reporter: Reporter) -> FileOutput | StandardOutput:
-        """Where the rows go."""
-        if self.output:
-            source = None if self.source in (None, "-") or has_scheme(self.source or "") else to_path(self.source or "")
-            return FileOutput(Path(self.output), reporter, overwrite=self.overwrite, source=source)
-        as_table = bool(self.texts) and not self.as_json and sys.stdout.isatty()
-        return TableOutput(reporter) if as_table else StandardOutput(reporter)
+    def open_output(self, reporter: Reporter, run: Run | None = None) -> FileOutput | StandardOutput:
+        """Where the rows go.
+
+        Raises:
+            LlmclsError: when the file is read by this prediction, or belongs to the run.
+        """
+        if not self.output:
+            as_table = bool(self.texts) and not self.as_json and sys.stdout.isatty()
+            kind = TableOutput if as_table else StandardOutput
+            return kind(reporter, self.escape_formulas)
+        path = Path(self.output)
+        if writes_through(path):
+            if self.overwrite:
+                raise LlmclsError(f"'{path}' is written through and never replaced; leave --overwrite out.")
+            if is_standard_output(path):
+                return StandardOutput(reporter, self.escape_formulas, self.format.delimiter)
+            return ThroughOutput(path, reporter, self.escape_formulas)
+        return FileOutput(
+            path,
+            reporter,
+            overwrite=self.overwrite,
+            sources=list(self._sources(run)),
+            escape_formulas=self.escape_formulas,
+        )
+
+    def _sources(self, run: Run | None) -> Iterator[Path]:
+        """All files and folders that this prediction reads: the data, the settings, the template, the run."""
+        if self.source not in (None, "-") and not has_scheme(self.source or ""):
+            path = to_path(self.source or "")
+            yield path
+            if not path.exists() and ":" in path.name:  # a sheet of a workbook
+                yield path.with_name(path.name.rpartition(":")[0])
+        elif self.source == "-" and (descriptor := Path("/dev/stdin")).exists():
+            yield descriptor
+        yield from map(Path, self.files)
+        if self.template:
+            yield Path(self.template)
+        if run is not None:
+            yield from (run.path / name for name in run.card["seal"])
 
 
 @dataclass(frozen=True)

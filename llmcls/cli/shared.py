@@ -94,6 +94,15 @@ def prompt_option(function: F) -> F:
     )(function)
 
 
+def escape_option(function: F) -> F:
+    """`--escape-formulas`."""
+    return click.option(
+        "--escape-formulas",
+        is_flag=True,
+        help="Put an apostrophe before text cells that a spreadsheet would compute: those with = + - @ in front.",
+    )(function)
+
+
 class ListCommand(click.Command):
     """A command whose option `--templates` takes any number of words up to the next option: `--templates a b c`."""
 

@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 from llmcls.engine.reference import generate_behind
 from llmcls.engine.scores import Progress, Prompts
 from llmcls.engine.tree import check_prompts
+from llmcls.errors import LlmclsError
 
 
 def generate_free(
@@ -40,9 +41,17 @@ def generate_free(
 
     Returns:
         The tokens of each answer up to its end; all of them where the model did not end it.
+
+    Raises:
+        LlmclsError: when the model's logits are not finite.
     """
     config = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad_token_id, eos_token_id=sorted(ends)
     )
     said = generate_behind(model, check_prompts(prompts), config, batch_size=batch_size, progress=progress)
-    return [list(takewhile(lambda token: token not in ends, tokens)) for tokens in said]
+    if failed := said.count(None):
+        raise LlmclsError(
+            f"The model's logits are NaN or infinite for {failed:,} of {len(said):,} free answers; "
+            "set model.dtype to 'bfloat16' or 'float32', or leave the free answers out."
+        )
+    return [list(takewhile(lambda token: token not in ends, tokens or ())) for tokens in said]

@@ -153,8 +153,8 @@ class ListScorer(UnsharedScorer):
         progress: Progress | None = None,
         *,
         all_labels: bool = False,
-    ) -> list[tuple[int, ...]]:
-        """See `Scorer`."""
+    ) -> list[tuple[int, ...] | None]:
+        """See `Scorer`; None where the logits were NaN or infinite."""
         if want_global:
             raise LlmclsError("A list of labels has no label mass; leave want_global out.")
         config = GenerationConfig(
@@ -171,4 +171,4 @@ class ListScorer(UnsharedScorer):
             batch_size=self.batch_size,
             progress=progress,
         )
-        return [self.items.read(tokens) or () for tokens in said]
+        return [None if tokens is None else self.items.read(tokens) or () for tokens in said]

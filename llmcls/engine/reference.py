@@ -92,7 +92,8 @@ def generate_answers(
         progress: called with the number of rows finished since its last call.
 
     Returns:
-        (rows,) int64 answer indices; `trie.labels` has the label of each answer.
+        (rows,) int64 answer indices; `trie.labels` has the label of each answer. -1 where the logits were NaN or
+        infinite.
     """
     rows = check_prompts(prompts)
     # `generate` may stop at an answer's last token only where that token never stands inside another answer.
@@ -112,7 +113,7 @@ def generate_answers(
         batch_size=batch_size,
         progress=progress,
     )
-    return torch.tensor([trie.read(tokens) for tokens in said], dtype=torch.int64)
+    return torch.tensor([-1 if tokens is None else trie.read(tokens) for tokens in said], dtype=torch.int64)
 
 
 def generate_behind(
@@ -123,8 +124,10 @@ def generate_behind(
     *,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
-) -> list[list[int]]:
+) -> list[list[int] | None]:
     """`model.generate()` in left-padded batches: the tokens that follow each row, padding behind them included.
+
+    None where the logits of the tokens that were possible were NaN or infinite: the tokens would say nothing.
 
     Args:
         model: any Hugging Face causal LM.
@@ -134,24 +137,50 @@ def generate_behind(
         batch_size: rows per call of `generate`.
         progress: called with the number of rows finished since its last call.
     """
-    said: list[list[int]] = []
+    said: list[list[int] | None] = []
     pad, device = config.pad_token_id, bare(model).device
     with torch.no_grad(), evaluating(model):
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             width = max(map(len, batch))
             seen = [[0] * (width - len(row)) + [1] * len(row) for row in batch]
+            watch = FiniteLogits(width, pad)
             with turn(model), only_config(model, config):
                 output = model.generate(
                     input_ids=torch.tensor([[pad] * (width - len(row)) + row for row in batch], device=device),
                     attention_mask=torch.tensor(seen, device=device),
                     use_cache=True,
-                    logits_processor=LogitsProcessorList([constraint(width)] if constraint else []),
+                    logits_processor=LogitsProcessorList([*([constraint(width)] if constraint else []), watch]),
                 )
-            said += output[:, width:].tolist()
+            answers = zip(output[:, width:].tolist(), watch.failed(len(batch)), strict=True)
+            said += [None if failed else tokens for tokens, failed in answers]
             if progress is not None:
                 progress(len(batch))
     return said
+
+
+class FiniteLogits(LogitsProcessor):  # type: ignore[misc]
+    """Changes no scores; remembers the sequences for which the best of them was not a finite number.
+
+    Args:
+        prompt_length: length of `input_ids` before the answer.
+        pad_token_id: a sequence that holds it behind the prompt has ended, and its scores count no more.
+    """
+
+    def __init__(self, prompt_length: int, pad_token_id: int) -> None:
+        self._prompt_length, self._pad = prompt_length, pad_token_id
+        self._failed: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """See transformers."""
+        ended = (input_ids[:, self._prompt_length :] == self._pad).any(1)
+        failed = ~scores.amax(1).isfinite() & ~ended
+        self._failed = failed if self._failed is None else self._failed | failed
+        return scores
+
+    def failed(self, rows: int) -> list[bool]:
+        """Which of the batch's rows have failed, once it has been generated."""
+        return [False] * rows if self._failed is None else [bool(failed) for failed in self._failed.cpu()]
 
 
 def _answer_logits(model: Any, prompt: list[int], answers: Sequence[tuple[int, ...]]) -> torch.Tensor:

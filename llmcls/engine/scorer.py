@@ -100,12 +100,14 @@ class GenerateScorer(UnsharedScorer):
             batch_size=self.batch_size,
             progress=progress,
         )
+        failed, found = found < 0, found.clamp(min=0)
         lengths = torch.tensor([len(answer) - 1 for answer in self.trie.answers])
         return LabelScores(
             local=torch.full((len(found), len(self.trie)), float("nan")),
             predicted=torch.from_numpy(self.trie.labels)[found],
             margin=torch.full((len(found),), float("nan")),
             fed=lengths[found],
+            failed=failed,
         )
 
 

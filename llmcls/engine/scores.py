@@ -8,8 +8,8 @@ scores.predicted, scores.margin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
@@ -102,6 +102,8 @@ class LabelScores:
             label j and its end token | prompt i) under the full softmax, not renormalised.
         label_mass: (rows,) or None. `label_mass[i] = log sum_j exp(global_[i, j])` <= 0: how probable the
             unconstrained model finds any valid answer at all.
+        failed: (rows,) bool, where the model's logits were NaN or infinite; the other values of such a row say nothing.
+            None: nowhere. A label may have a log-probability of minus infinity, a row may not have it for all labels.
     """
 
     local: torch.Tensor
@@ -110,10 +112,11 @@ class LabelScores:
     fed: torch.Tensor
     global_: torch.Tensor | None = None
     label_mass: torch.Tensor | None = None
+    failed: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.local)
-        for name in ("predicted", "margin", "fed", "global_", "label_mass"):
+        for name in ("predicted", "margin", "fed", "global_", "label_mass", "failed"):
             value = getattr(self, name)
             expected = self.local.shape if name == "global_" else (rows,)
             if value is not None and tuple(value.shape) != tuple(expected):
@@ -140,29 +143,50 @@ class LabelScores:
         if labels > 1:
             best = local.topk(2, dim=1).values
             margin = best[:, 0] - best[:, 1]
+        label_mass = None if global_ is None else global_.logsumexp(1)
+        failed = unusable(local)
+        if label_mass is not None:  # minus infinity: some logit outside the labels was infinite
+            failed |= ~label_mass.isfinite()
         return cls(
             local=local,
             predicted=local.argmax(1),
             margin=margin,
             fed=torch.full((rows,), fed_per_row),
             global_=global_,
-            label_mass=None if global_ is None else global_.logsumexp(1),
+            label_mass=label_mass,
+            failed=failed,
         )
 
     @classmethod
     def concatenate(cls, parts: Sequence[LabelScores]) -> LabelScores:
         """The scores of consecutive batches of rows as one."""
-        first = parts[0]
-        return cls(
-            local=torch.cat([part.local for part in parts]),
-            predicted=torch.cat([part.predicted for part in parts]),
-            margin=torch.cat([part.margin for part in parts]),
-            fed=torch.cat([part.fed for part in parts]),
-            global_=None if first.global_ is None else torch.cat([p.global_ for p in parts if p.global_ is not None]),
-            label_mass=None
-            if first.label_mass is None
-            else torch.cat([p.label_mass for p in parts if p.label_mass is not None]),
-        )
+        joined: dict[str, torch.Tensor | None] = {}
+        for field in fields(cls):
+            values = [getattr(part, field.name) for part in parts]
+            if field.name == "failed":  # None says that none has
+                values = [part.failing for part in parts]
+            joined[field.name] = None if values[0] is None else torch.cat(values)
+        return cls(**joined)  # type: ignore[arg-type]
+
+    @property
+    def failing(self) -> torch.Tensor:
+        """(rows,) bool: `failed`, all False where that is None."""
+        return torch.zeros(len(self.local), dtype=torch.bool) if self.failed is None else self.failed
+
+    def take(self, rows: Sequence[int]) -> LabelScores:
+        """The scores of some rows, in this order."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen: dict[str, Any] = {n: None if value is None else value[list(rows)] for n, value in values.items()}
+        return LabelScores(**chosen)
+
+
+def unusable(scores: torch.Tensor) -> torch.Tensor:
+    """(rows,) bool: which rows of log-probabilities (rows, labels) say nothing: NaN or +inf in it, or all -inf.
+
+    Minus infinity is the log-probability of a label that cannot be, as some architectures forbid tokens.
+    """
+    bad = scores.isnan().any(1) | (scores == float("inf")).any(1)
+    return bad | (scores == float("-inf")).all(1) if scores.shape[1] else bad
 
 
 def sum_spellings(values: torch.Tensor, trie: LabelTrie) -> torch.Tensor:

@@ -143,6 +143,7 @@ class SearchScorer:
             predicted=torch.tensor([search.found for search in searches]),
             margin=torch.tensor([search.margin for search in searches], dtype=torch.float32),
             fed=torch.tensor([search.fed for search in searches]),
+            failed=torch.tensor([search.failed for search in searches]),
         )
 
     def _feed(self, state: TreeState, pieces: list[TreeChunk]) -> torch.Tensor:
@@ -207,6 +208,7 @@ class RowSearch:
 
     Attributes:
         found: the label, once `next_node` has returned None.
+        failed: whether the model's logits were NaN or infinite, which ends the search; `found` is then the first label.
         fed: trie tokens fed for this row.
         expanded_from: for every node handed out, the expanded node above it.
     """
@@ -216,6 +218,7 @@ class RowSearch:
         self._greedy = greedy
         self._resolution = resolution
         self.found = -1
+        self.failed = False
         self.fed = 0
         self.expanded_from: dict[int, int] = {}
         self._known: Floats = np.full(len(trie), -np.inf)
@@ -242,10 +245,15 @@ class RowSearch:
 
     def expand(self, node: int, choices: NDArray[np.float32]) -> None:
         """Take in the log-probabilities of a node's children, given the node."""
+        if not choices.max() > -np.inf:  # NaN, or no child at all: whatever was found now would be one of equals
+            self.failed, self.found = True, 0
+            return
         self._take_in(node, self._trie.landing[self._trie.children(node)], choices + np.float64(self._bound[node]))
 
     def next_node(self) -> int | None:
-        """The node to expand next, or None when the label has been found."""
+        """The node to expand next, or None when the label has been found, or never will be."""
+        if self.failed:
+            return None
         if self._greedy:
             return None if self._step is None else self._hand_out(*self._step)
         if self.found < 0 and not self._decide():

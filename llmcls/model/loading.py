@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -165,10 +166,13 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
             the checkpoint has none for these labels (`kept_head`).
 
     Raises:
-        LlmclsError: when weights are missing, gated, or do not fit, or the architecture has no classification head.
+        LlmclsError: when weights are missing, gated, NaN or infinite, or do not fit, or the architecture has no
+            classification head.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from llmcls.model.soundness import find_unsound, unsound_error
 
     place = formats.device.index if formats.device.type == "cuda" else str(formats.device)
     quantization = None
@@ -196,11 +200,31 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
         )
         if head is not None and base.head_labels is not None:
             head.arrange(model, kept_head(base, head), len(base.head_labels))
-    first = next(model.parameters())
-    # FSDP loads on rank 0 only; elsewhere there are no values yet to look at.
-    if not first.is_meta and not torch.isfinite(first.float()).all():
-        raise LlmclsError(f"'{base.checkpoint}' holds NaN or infinite weights; download it again.")
+    if unsound := find_unsound(model):
+        narrow = ", or set model.dtype to 'bfloat16' or 'float32'" if formats.dtype == torch.float16 else ""
+        raise unsound_error(unsound, f"'{base.checkpoint}'", f"download or make it again{narrow}")
     return model
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> Any:
+    """Put LoRA weights that PEFT has saved upon a base model.
+
+    Raises:
+        LlmclsError: when they hold NaN or infinite values.
+    """
+    from peft import PeftModel
+
+    from llmcls.model.soundness import find_unsound, unsound_error
+
+    before = {id(parameter) for parameter in model.parameters()}
+    with warnings.catch_warnings():
+        # PEFT asks for an attribute by a name that transformers calls deprecated.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        adapted: Any = PeftModel.from_pretrained(model, folder)
+    added = {name for name, parameter in adapted.named_parameters() if id(parameter) not in before}
+    if unsound := find_unsound(adapted, added.__contains__):
+        raise unsound_error(unsound, f"'{folder}'", "train the run again, with a lower training.learning_rate")
+    return adapted
 
 
 def kept_head(base: BaseModel, head: Head) -> tuple[int, ...] | None:

@@ -7,7 +7,6 @@ loaded.model, loaded.assembly.encoder, loaded.formats
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import Formats, choose_formats
-from llmcls.model.loading import find_base_model, load_model
+from llmcls.model.loading import find_base_model, load_adapter, load_model
 from llmcls.runs.assembly import (
     Assembly,
     assemble,
@@ -51,16 +50,11 @@ def load_run(
     Raises:
         LlmclsError: when the base model is gone or another one, and for an unknown template.
     """
-    from peft import PeftModel
-
     assembly = assemble_run(run, template=template, base_model=base_model, quantization=quantization)
     formats = choose_formats(assembly.settings)
     model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
     if not run.whole:
-        with warnings.catch_warnings():
-            # PEFT asks for an attribute by a name that transformers calls deprecated.
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-            model = PeftModel.from_pretrained(model, run.lora_path)
+        model = load_adapter(model, run.lora_path)
     return Loaded(assembly, formats, model)
 
 

@@ -29,7 +29,7 @@ from llmcls.prompt.shots import Shots
 from llmcls.prompt.template import PromptTemplate
 from llmcls.records import Example
 from llmcls.runs.migrations import FORMAT, migrate, migrate_settings, readable_formats
-from llmcls.runs.writing import CARD, unfinished_folder
+from llmcls.runs.writing import CARD, MARK, is_card, unfinished_folder
 from llmcls.settings import ModelSettings, Settings, make_settings
 
 
@@ -75,7 +75,7 @@ class Run:
             raise LlmclsError(
                 f"'{path}' is not an intact run directory: its {CARD} cannot be read ({error})."
             ) from error
-        if not _is_card(card):
+        if not is_card(card):
             raise LlmclsError(f"'{path}' is not a run directory: its {CARD} is not one that llmcls wrote.")
         if card["format"] not in readable_formats():
             raise LlmclsError(
@@ -220,7 +220,7 @@ def write_card(
     }
     (folder / "shots.json").write_text(to_json(stored, indent=1), encoding="utf-8")
     files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
-    seal = {name: sha256_of(file) for name, file in files.items() if name.partition("/")[0] not in unsealed}
+    seal = {name: sha256_of(file) for name, file in files.items() if name.partition("/")[0] not in (*unsealed, MARK)}
     sealed = {"format": FORMAT, **finite(card), "seal": seal}
     seal[CARD] = _card_digest(sealed)
     with replacing(folder / CARD, held=True) as file:  # last, and whole: it is what makes the folder a run
@@ -238,14 +238,9 @@ def list_runs(root: str | Path) -> list[tuple[Path, dict[str, Any]]]:
         except (OSError, ValueError) as error:
             warnings.warn(f"'{file}' cannot be read: {error}.", LlmclsWarning, stacklevel=2)
             continue
-        if _is_card(card) and card["format"] in readable_formats():
+        if is_card(card) and card["format"] in readable_formats():
             found.append((file.parent, migrate(card)))
     return sorted(found, key=lambda entry: entry[1]["created"], reverse=True)
-
-
-def _is_card(content: object) -> bool:
-    """Whether a `run.json` is llmcls's: other programs use the name as well."""
-    return isinstance(content, dict) and content.keys() >= {"format", "created", "base_model", "labels", "seal"}
 
 
 def _card_digest(card: Mapping[str, Any]) -> str:

@@ -8,14 +8,16 @@ with explaining_writes(folder): ...                # a full disk is one sentence
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -25,6 +27,22 @@ from llmcls.settings import Settings
 
 CARD = "run.json"
 """The file that makes a folder a run."""
+
+IDENTITY = "resume.json"
+"""What an unfinished run was begun with."""
+
+MARK = "unfinished.txt"
+"""The file that says that llmcls has made a folder."""
+
+MARKED = "An unfinished run of llmcls: the command that has begun it goes on with it, or deletes it.\n"
+
+OWN = frozenset(
+    {
+        *(CARD, IDENTITY, MARK, "settings.yaml", "template.j2", "shots.json", "log.jsonl", "bad_rows.csv", "README.md"),
+        *("adapter", "model", "tokenizer", "trainer", "tensorboard", "evaluation"),
+    }
+)
+"""What lies in a run or an unfinished one; whatever else does is somebody's who put it there."""
 
 
 def default_path(settings: Settings) -> Path:
@@ -44,19 +62,97 @@ def check_free(path: str | Path, overwrite: bool) -> None:
     """Refuse to write over what is there.
 
     Raises:
-        LlmclsError: when `path` exists, unless it is an empty folder, or a run and `overwrite` is set.
+        LlmclsError: when `path` exists, unless it is an empty folder, or `overwrite` is set and it is a run that holds
+            nothing else.
     """
     path = Path(path)
-    if not path.exists() or _is_empty(path):
+    if not os.path.lexists(path) or _is_empty(path):
         return
-    if (path / CARD).is_file():
-        if not overwrite:
-            raise LlmclsError(f"'{path}' exists already; choose another --output-dir, or replace it with --overwrite.")
-    elif overwrite:
-        raise LlmclsError(f"'{path}' is not a run directory, so --overwrite will not delete it; choose another.")
-    else:
-        what = "a link" if path.is_symlink() else "a mounted disk" if os.path.ismount(path) else "not a run directory"
-        raise LlmclsError(f"'{path}' exists already and is {what}; choose another --output-dir.")
+    kind = "a link" if path.is_symlink() else "a mounted disk" if os.path.ismount(path) else "not a run directory"
+    card = read_card(path) if path.is_dir() and kind == "not a run directory" else None
+    if card is None and overwrite:
+        raise LlmclsError(f"'{path}' is {kind}, so --overwrite will not delete it; choose another.")
+    if card is None:
+        raise LlmclsError(f"'{path}' exists already and is {kind}; choose another --output-dir.")
+    if not overwrite:
+        raise LlmclsError(f"'{path}' exists already; choose another --output-dir, or replace it with --overwrite.")
+    if strange := _find_foreign(path, card["seal"]):
+        raise LlmclsError(
+            f"'{path}' holds '{strange}', which llmcls did not write, so --overwrite will not delete it; move it away, "
+            "or choose another --output-dir."
+        )
+
+
+def check_unfinished(path: str | Path) -> None:
+    """Refuse to write a run where the folder for unfinished ones is somebody else's.
+
+    Raises:
+        LlmclsError: when `path.unfinished` is there, and llmcls has not made it, or not all that it holds.
+    """
+    folder = unfinished_folder(Path(path))
+    if not os.path.lexists(folder):
+        return
+    advice = (
+        f"but a run is written there until it is finished as '{path}'; move it away, or choose another --output-dir."
+    )
+    if folder.is_symlink() or not folder.is_dir():
+        raise LlmclsError(f"'{folder}' is not a folder of llmcls, {advice}")
+    if not any(file.is_symlink() or not file.is_dir() for file in folder.rglob("*")):
+        return  # nothing would be lost
+    if not (_has_mark(folder) or _has_identity(folder) or read_card(folder) is not None):
+        raise LlmclsError(f"'{folder}' was not made by llmcls, {advice}")
+    if strange := _find_foreign(folder):
+        raise LlmclsError(f"'{folder}' holds '{strange}', which llmcls did not write, {advice}")
+
+
+def read_card(path: Path) -> dict[str, Any] | None:
+    """What `run.json` says, unverified; None where there is none, or another program's: others use the name, too."""
+    try:
+        card = json.loads((path / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return card if is_card(card) else None
+
+
+def is_card(content: object) -> bool:
+    """Whether the content of a `run.json` is one that llmcls wrote."""
+    return (
+        isinstance(content, dict)
+        and content.keys() >= {"format", "created", "base_model", "labels", "seal"}
+        and isinstance(content["seal"], dict)
+    )
+
+
+def _has_mark(folder: Path) -> bool:
+    try:
+        return (folder / MARK).read_text(encoding="utf-8").startswith(MARKED)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _has_identity(folder: Path) -> bool:
+    """Whether there is what unfinished runs are recognised by that an older version has made, without the mark."""
+    try:
+        content = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.keys() >= {"effective batch", "rows of data"}
+
+
+def _find_foreign(folder: Path, seal: Collection[str] = ()) -> str | None:
+    """Something in a folder that no run has; None where there is no such thing.
+
+    What lies in the folders that grow (evaluations, the trainer's own) is not looked at.
+    """
+    known = OWN | {name.partition("/")[0] for name in seal}
+    for entry in sorted(folder.iterdir()):
+        if entry.name not in known and not (entry.name.startswith(".") and entry.name.endswith(".tmp")):
+            return entry.name
+    for name in ("adapter", "model", "tokenizer") if seal else ():
+        for file in sorted((folder / name).rglob("*")):
+            if not file.is_dir() and (found := file.relative_to(folder).as_posix()) not in seal:
+                return found
+    return None
 
 
 def _is_empty(path: Path) -> bool:
@@ -69,23 +165,34 @@ def writing(path: str | Path, overwrite: bool = False, keep: bool = False) -> It
     """Yield a sibling folder to write into; it takes the name `path` only when the block ends without error.
 
     A process that is killed leaves `path` as it was. What an error leaves behind stays in `path.unfinished`, and is
-    deleted at the next attempt unless `keep` is set.
+    deleted at the next attempt unless `keep` is set. A file in it says whose it is.
 
     Raises:
-        LlmclsError: as `check_free`, or when the place cannot be written.
+        LlmclsError: as `check_free` and `check_unfinished`, before and after the block, or when the place cannot be
+            written.
     """
     path = Path(path)
     check_free(path, overwrite)
+    check_unfinished(path)
     folder = unfinished_folder(path)
     try:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARK).write_text(MARKED, encoding="utf-8")
     except OSError as error:
         raise no_place(path, error) from error
     yield folder
     with explaining_writes(folder):
         flush_tree(folder)
+        try:
+            check_free(path, overwrite)
+        except LlmclsError:
+            raise LlmclsError(
+                f"'{path}' was made or changed by somebody else meanwhile, so the finished run stays in '{folder}'; "
+                "move it to a free name."
+            ) from None
+        (folder / MARK).unlink(missing_ok=True)
         _take_name(folder, path)
         flush_folder(path.parent)
 
@@ -114,7 +221,10 @@ def no_place(path: Path, error: OSError) -> LlmclsError:
 
 def _take_name(folder: Path, path: Path) -> None:
     """Give the folder the name `path`, and delete the run that had it."""
-    if path.exists() and _exchange(folder, path):
+    if _is_empty(path):
+        path.rmdir()  # refuses what has come into it meanwhile
+        folder.rename(path)
+    elif path.exists() and _exchange(folder, path):
         shutil.rmtree(folder)
     elif path.exists():
         replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

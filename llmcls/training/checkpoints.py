@@ -25,11 +25,11 @@ from llmcls.console import Reporter
 from llmcls.errors import LlmclsError, several
 from llmcls.files import flush, replacing, sha256_of
 from llmcls.processes.world import World
+from llmcls.runs.writing import IDENTITY
 from llmcls.settings import Settings
 from llmcls.training.backends import effective_batch
 
 SEAL = "complete.json"
-IDENTITY = "resume.json"
 STATE = ("trainer", IDENTITY)
 """What an unfinished run goes on from; the finished one does without."""
 

@@ -126,12 +126,16 @@ class Start:
         The head goes with them where it has the same labels, its rows in the new order; else the model's own stays.
 
         Raises:
-            LlmclsError: when the weights do not fit the model.
+            LlmclsError: when the weights do not fit the model, or hold NaN or infinite values.
         """
         from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
+        from llmcls.model.soundness import unsound_among, unsound_error
+
         own = get_peft_model_state_dict(model, save_embedding_layers=False)
         saved = load_peft_weights(str(self.run.lora_path), device="cpu")
+        if unsound := unsound_among((name, values, True) for name, values in saved.items()):
+            raise unsound_error(unsound, f"'{self.run.lora_path}'", "train that run again, or give another one")
         state = {name: value for name, value in saved.items() if not name.startswith(_SCORE)}
         order = self._order(head) if head is not None else None
         for name in filter(lambda name: name.startswith(_SCORE), own):  # PEFT wants a head among the weights

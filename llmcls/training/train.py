@@ -29,7 +29,14 @@ from llmcls.processes.world import World, join_training, launched_rank, launched
 from llmcls.runs.assembly import Assembly, assemble
 from llmcls.runs.claim import claiming
 from llmcls.runs.run import Run
-from llmcls.runs.writing import check_free, default_path, explaining_writes, unfinished_folder, writing
+from llmcls.runs.writing import (
+    check_free,
+    check_unfinished,
+    default_path,
+    explaining_writes,
+    unfinished_folder,
+    writing,
+)
 from llmcls.settings import LoraSettings, Settings, make_settings
 from llmcls.training.backends import SHARDED, check_request, describe_world, effective_batch
 from llmcls.training.checkpoints import (
@@ -200,6 +207,7 @@ def _read(job: Job) -> _Material:
     """Read and check everything that needs no model. Every process does the same work: nobody waits."""
     settings = job.settings
     check_free(job.path, job.overwrite)
+    check_unfinished(job.path)
     backend = requested_backend()
     formats = choose_formats(settings, sharded=backend in SHARDED, training=True)
     check_request(settings, formats, backend)

@@ -240,8 +240,8 @@ def test_interrupted_while_saving_it_says_what_the_journal_says(
     def replaced(self: Path, target: Path) -> Path:
         made = replace(self, target)
         names_given.append(target.name)
-        if names_given.count("out.csv.partial.json") == 2:
-            raise KeyboardInterrupt  # the journal is on the disk, and nothing else has happened since
+        if names_given.count("out.csv.partial.json") == 3:
+            raise KeyboardInterrupt  # the journal, empty at first, is on the disk, and nothing else has happened since
         return made
 
     monkeypatch.setattr(Path, "replace", replaced)
@@ -295,7 +295,7 @@ def test_another_prediction_begins_anew(
     assert "Going on after row 24" in again("-q", without="-q") and anew not in again("-q")
 
     interrupt()
-    (here / "out.csv.partial.json").write_text("{}")
+    (here / "out.csv.partial.json").write_text('{"llmcls": "journal of an unfinished prediction", "tally": 1}')
     assert anew + "its state cannot be understood." in llmcls(*command(many, output, "--overwrite")).err
     interrupt()
     (here / "out.csv.partial").write_text("x")

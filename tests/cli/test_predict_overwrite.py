@@ -76,7 +76,7 @@ def test_wrong_usage(llmcls: Callable[..., Any], options: tuple[str, ...], said:
 
 def test_overwritten(llmcls: Callable[..., Any], run: Path, here: Path) -> None:
     prepare(here)
-    (here / "old.csv.errors.csv").write_text("old", encoding="utf-8")
+    (here / "old.csv.errors.csv").write_text("source,problem,raw\nold,old,old\n", encoding="utf-8")
     assert llmcls("predict", "--run", run, "--input", "new.csv", "--output", "old.csv", "--overwrite").code == 0
     assert (here / "old.csv").read_text(encoding="utf-8").startswith('"text","predicted"')
     assert not (here / "old.csv.errors.csv").exists()

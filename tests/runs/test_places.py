@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def a_hidden_file(path: Path) -> None:
 
 def a_run(path: Path) -> None:
     path.mkdir()
-    (path / CARD).touch()
+    card = {"format": 2, "created": "2030", "base_model": {}, "labels": [], "seal": {}}
+    (path / CARD).write_text(json.dumps(card), encoding="utf-8")
 
 
 def a_link(path: Path) -> None:

@@ -125,7 +125,7 @@ def test_an_error_leaves_the_old_run_and_the_remains(tmp_path: Path) -> None:
 
 def _fail_while_writing(path: Path, error: Exception) -> None:
     with writing(path, overwrite=True) as folder, explaining_writes(folder):
-        (folder / "half").touch()
+        (folder / "log.jsonl").touch()
         raise error
 
 
