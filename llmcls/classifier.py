@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcls.answers import Form, Predictor, Wanted
-<<<<<<< HEAD
 from llmcls.answers.form import (
     Decision,
     refuse_failures,
@@ -23,21 +22,13 @@ from llmcls.answers.form import (
     refuse_label_mass,
     refuse_without_probabilities,
 )
-=======
-from llmcls.answers.form import Decision, refuse_failures, refuse_free
->>>>>>> h6
 from llmcls.console import Reporter
 from llmcls.data.given import examples_from, labelled_from
 from llmcls.engine.decoder import settle
 from llmcls.labels import LabelSet
-<<<<<<< HEAD
 from llmcls.model.hardware import Formats
 from llmcls.model.loading import BaseModel
 from llmcls.model.lora import without_lora
-=======
-from llmcls.model.hardware import Formats, choose_formats
-from llmcls.model.loading import BaseModel, find_base_model, load_adapter, load_model
->>>>>>> h6
 from llmcls.processes.world import ALONE, World
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.template import PROBES
@@ -107,19 +98,9 @@ class Classifier:
             LlmclsError: when the run does not match its seal, or the base model is another one.
         """
         run = run if isinstance(run, Run) else Run.open(run)
-<<<<<<< HEAD
         loaded = load_run(run, template=template, base_model=base_model, quantization=quantization)
         how = prediction or loaded.assembly.settings.prediction
         return cls._make(loaded, how, run, run.decision)
-=======
-        assembly = assemble_run(run, template=template, base_model=base_model, quantization=quantization)
-        formats = choose_formats(assembly.settings)
-        model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
-        if not run.whole:
-            model = load_adapter(model, run.lora_path)
-        how = prediction or assembly.settings.prediction
-        return cls._make(assembly, formats, model, how, run, run.decision)
->>>>>>> h6
 
     @classmethod
     def zero_shot(
@@ -304,7 +285,6 @@ class Classifier:
         advance: Any = None,
         mark_failures: bool = False,
     ) -> Iterator[Prediction]:
-<<<<<<< HEAD
         """Predict examples in constant memory and in input order; arguments as in `classify`.
 
         From the second chunk on they are read a chunk ahead, which a thread encodes while the model scores the one
@@ -327,26 +307,6 @@ class Classifier:
     def encode(self, examples: Sequence[Example]) -> EncodedRows:
         """Rows as tokens, for `stream`; another thread may do this while the model is busy with the rows before."""
         return EncodedRows.of(examples, self.encoder, self.world)
-=======
-        """Predict examples one chunk at a time, in constant memory and in input order; arguments as in `classify`.
-
-        With `mark_failures`, an example whose scores are NaN or infinite has a `Prediction` that is `failed`; else all
-        of them in a chunk are an error.
-        """
-        wanted = Wanted(label_mass or self.prediction.min_label_mass > 0, probabilities)
-        if wanted.label_mass and self.encoder.head:
-            raise LlmclsError(
-                "A classification head can say nothing but its labels, so their mass is always 1; leave --label-mass "
-                "(label_mass) and prediction.min_label_mass out."
-            )
-        if wanted.label_mass and "label_mass" in self.form.lacks:
-            raise LlmclsError("Label mass is for single labels: a text with several may as well have none.")
-        walked, begun = iter(examples), 0
-        while chunk := list(islice(walked, _CHUNK * self.world.size)):
-            found = self._score_together(chunk, wanted, advance)
-            yield from found if mark_failures else refuse_failures(found, chunk, begun)
-            begun += len(chunk)
->>>>>>> h6
 
     def answer_freely(self, examples: Iterable[Example], *, reporter: Reporter | None = None) -> list[FreeAnswer]:
         """What the model answers where nothing holds it to its labels: `generate()`, the most probable token each time.
