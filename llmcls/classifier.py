@@ -7,7 +7,6 @@ classifier.predict_proba(["Where is my parcel?"])      # array, rows sum to 1, c
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from llmcls.console import Reporter
 from llmcls.data.given import examples_from, labelled_from
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
+from llmcls.model.foreign import load_lora
 from llmcls.model.hardware import Formats, choose_formats
 from llmcls.model.loading import BaseModel, find_base_model, load_model
 from llmcls.processes.world import ALONE, World
@@ -81,6 +81,7 @@ class Classifier:
         base_model: str | None = None,
         quantization: str | None = None,
         prediction: PredictionSettings | None = None,
+        trust_remote_code: bool = False,
     ) -> Classifier:
         """Load a run directory.
 
@@ -90,21 +91,18 @@ class Classifier:
             base_model: where its base model is now, if not where it was; refused for a run that holds all weights.
             quantization: how to hold the base weights; as in training when None.
             prediction: how labels are scored; as in the run's settings when None.
+            trust_remote_code: whether code that its base model brings may run, whatever the run says of that.
 
         Raises:
-            LlmclsError: when the run does not match its seal, or the base model is another one.
+            LlmclsError: when the run does not match its seal, the base model is another one, or it needs its code.
         """
-        from peft import PeftModel
-
         run = run if isinstance(run, Run) else Run.open(run)
-        assembly = assemble_run(run, template=template, base_model=base_model, quantization=quantization)
+        where: dict[str, Any] = {"template": template, "base_model": base_model, "quantization": quantization}
+        assembly = assemble_run(run, **where, trust_remote_code=trust_remote_code)
         formats = choose_formats(assembly.settings)
         model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
         if not run.whole:
-            with warnings.catch_warnings():
-                # PEFT asks for an attribute by a name that transformers calls deprecated.
-                warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-                model = PeftModel.from_pretrained(model, run.lora_path)
+            model = load_lora(model, run.lora_path)
         how = prediction or assembly.settings.prediction
         return cls._make(assembly, formats, model, how, run, run.decision)
 
@@ -116,11 +114,13 @@ class Classifier:
         *,
         template: str | None = None,
         settings: Settings | None = None,
+        trust_remote_code: bool | None = None,
     ) -> Classifier:
         """A base model as it is, constrained to the labels; the template is that of the settings when None.
 
         A checkpoint for `AutoModelForSequenceClassification` predicts by its head, from the text alone where no
         template is named. Its labels are those of its `id2label`; `labels` may bring them into another order.
+        `trust_remote_code` says whether code that it brings may run; None: as the settings say, which is no.
 
         Raises:
             LlmclsError: for an unknown base model or template, labels that are not a label set or not the head's, and
@@ -129,7 +129,8 @@ class Classifier:
         if isinstance(labels, str):
             raise LlmclsError(f"Give a list of labels, not one string: zero_shot(model, [{labels!r}, ...]).")
         chosen = settings or Settings()
-        held = chosen.model.model_copy(update={"base_model": base_model})
+        trusted = chosen.model.trust_remote_code if trust_remote_code is None else trust_remote_code
+        held = chosen.model.model_copy(update={"base_model": base_model, "trust_remote_code": trusted})
         chosen = chosen.model_copy(update={"model": held})
         base = find_base_model(held)
         if base.head_labels is not None:
@@ -413,7 +414,10 @@ class Classifier:
                 yield self
 
     def _load_base(self, run: Run, base_model: str | None) -> Classifier:
-        settings = run.settings.model if run.whole else self.assembly.settings.model
+        own = self.assembly.settings.model
+        settings = (
+            run.settings.model.model_copy(update={"trust_remote_code": own.trust_remote_code}) if run.whole else own
+        )
         if base_model:
             settings = settings.model_copy(update={"base_model": base_model})
         assembly = replace(self.assembly, base=find_trained_base(settings, run))
