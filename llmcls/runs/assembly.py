@@ -340,6 +340,7 @@ def _put_together(
     frame: Frame | None = None,
 ) -> Assembly:
     form, has_head, prompt = form_of(settings), settings.training.objective == "head", settings.prompt
+    template.try_out(labels, shots.examples)
     if base.head_labels is not None and not has_head:
         raise LlmclsError(
             f"'{base.name}' is a classifier: it has a head for {len(base.head_labels)} labels in place of the output "
