@@ -89,15 +89,17 @@ def load_workload(name: str, tokenizer: Any, rows: int) -> Workload:
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of one of `MODELS`."""
     if name == "nano":
-        return AutoTokenizer.from_pretrained(find_base_model(ModelSettings(base_model="nano")).checkpoint)
-    return AutoTokenizer.from_pretrained(SHARED / "tokenizers" / name)
+        return AutoTokenizer.from_pretrained(
+            find_base_model(ModelSettings(base_model="nano")).checkpoint, trust_remote_code=False
+        )
+    return AutoTokenizer.from_pretrained(SHARED / "tokenizers" / name, trust_remote_code=False)
 
 
 def load_model(name: str, tokenizer: Any, layers: int) -> Any:
     """One of `MODELS` in float32."""
     if name == "nano":
         checkpoint = find_base_model(ModelSettings(base_model="nano")).checkpoint
-        return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, trust_remote_code=False).eval()
     return random_llama(len(tokenizer), layers)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +83,7 @@ class Classifier:
         base_model: str | None = None,
         quantization: str | None = None,
         prediction: PredictionSettings | None = None,
+        trust_remote_code: bool = False,
     ) -> Classifier:
         """Load a run directory.
 
@@ -93,12 +93,14 @@ class Classifier:
             base_model: where its base model is now, if not where it was; refused for a run that holds all weights.
             quantization: how to hold the base weights; as in training when None.
             prediction: how labels are scored; as in the run's settings when None.
+            trust_remote_code: whether code that its base model brings may run, whatever the run says of that.
 
         Raises:
-            LlmclsError: when the run does not match its seal, or the base model is another one.
+            LlmclsError: when the run does not match its seal, the base model is another one, or it needs its code.
         """
         run = run if isinstance(run, Run) else Run.open(run)
-        loaded = load_run(run, template=template, base_model=base_model, quantization=quantization)
+        where: dict[str, Any] = {"template": template, "base_model": base_model, "quantization": quantization}
+        loaded = load_run(run, **where, trust_remote_code=trust_remote_code)
         how = prediction or loaded.assembly.settings.prediction
         return cls._make(loaded, how, run, run.decision)
 
@@ -110,17 +112,23 @@ class Classifier:
         *,
         template: str | None = None,
         settings: Settings | None = None,
+        trust_remote_code: bool | None = None,
     ) -> Classifier:
         """A base model as it is, constrained to the labels; the template is that of the settings when None.
 
         A checkpoint for `AutoModelForSequenceClassification` predicts by its head, from the text alone where no
         template is named. Its labels are those of its `id2label`; `labels` may bring them into another order.
+        `trust_remote_code` says whether code that it brings may run; None: as the settings say, which is no.
 
         Raises:
             LlmclsError: for an unknown base model or template, labels that are not a label set or not the head's, and
                 `training.objective` head in the settings for a base model that has no head.
         """
-        loaded = load_zero_shot(base_model, labels, template=template, settings=settings)
+        chosen = settings or Settings()
+        if trust_remote_code is not None:
+            trusted = chosen.model.model_copy(update={"trust_remote_code": trust_remote_code})
+            chosen = chosen.model_copy(update={"model": trusted})
+        loaded = load_zero_shot(base_model, labels, template=template, settings=chosen)
         return cls._make(loaded, loaded.assembly.settings.prediction)
 
     @classmethod

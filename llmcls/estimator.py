@@ -63,11 +63,12 @@ class _Trained:
 
     run: Run
     folder: TemporaryDirectory[str] | None
+    trust_remote_code: bool
 
     @cached_property
     def classifier(self) -> Classifier:
         with _own_random_numbers():  # PEFT draws weights before it loads the trained ones
-            return Classifier.load(self.run)
+            return Classifier.load(self.run, trust_remote_code=self.trust_remote_code)
 
 
 class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -89,6 +90,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         lora_alpha: LoRA scale.
         lora_dropout: LoRA dropout.
         max_length: tokens of prompt and answer together; longer texts are cut.
+        trust_remote_code: run code that the base model brings.
         settings: all else, as nested mapping, `{"training": {"class_weights": "balanced"}}`, or as `Settings`.
         output_dir: the run directory that `fit` writes; a temporary one that lives as long as the estimator when None.
             An existing run is replaced only by the estimator that wrote it, so leave it out where the estimator is
@@ -124,6 +126,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         lora_alpha: float | None = None,
         lora_dropout: float | None = None,
         max_length: int | None = None,
+        trust_remote_code: bool | None = None,
         settings: Settings | Mapping[str, Any] | None = None,
         output_dir: str | Path | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -142,6 +145,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.lora_alpha = lora_alpha
         self.lora_dropout = lora_dropout
         self.max_length = max_length
+        self.trust_remote_code = trust_remote_code
         self.settings = settings
         self.output_dir = output_dir
         self.random_state = random_state
@@ -203,7 +207,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 reporter=Reporter(quiet=not self.verbose),
             )
         # Only now: a `fit` that fails leaves the estimator as it was.
-        self.classes_, self.run_, self._trained = classes, run, _Trained(run, folder)
+        self.classes_, self.run_, self._trained = classes, run, _Trained(run, folder, _trusted(run))
         return self
 
     def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
@@ -268,7 +272,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_bytes(content)
         self.run_ = Run.open(path)
-        self._trained = _Trained(self.run_, folder)
+        self._trained = _Trained(self.run_, folder, _trusted(self.run_))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -296,6 +300,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         own = {
             ("model", "base_model"): self.base_model,
             ("model", "quantization"): self.quantization,
+            ("model", "trust_remote_code"): self.trust_remote_code,
             ("prompt", "template"): self.template,
             ("prompt", "max_length"): self.max_length,
             ("training", "objective"): self.objective,
@@ -334,6 +339,11 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.random_state is not None:
             merged["seed"] = _seed(self.random_state)
         return merged
+
+
+def _trusted(run: Run) -> bool:
+    """The caller's own word: `fit` wrote the run, and whoever loads a pickle has trusted that with more."""
+    return run.settings.model.trust_remote_code
 
 
 def _has_several_labels(y: Any) -> bool:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
 import platform
 from collections.abc import Iterator
@@ -22,6 +24,8 @@ from typing import IO, Any
 from llmcls.errors import LlmclsError
 
 _HELD = b"process "
+LONGEST_FILE = 64 * 1024 * 1024
+"""Bytes of a settings file, a template or a file of a run that is read whole."""
 
 NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 """What the system says of a file system that has no locks: there, no process is refused."""
@@ -168,29 +172,82 @@ def sha256_of(file: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_text(path: str | Path, kind: str) -> str:
+def read_text(path: str | Path, kind: str, limit: int = LONGEST_FILE) -> str:
     """A UTF-8 text that a user has written, without the byte-order mark that some editors begin it with.
+
+    Line ends are read as `open` reads them, whatever the system writes.
 
     Args:
         path: the file.
         kind: what to call it in errors: `Template file`.
+        limit: bytes that it may have.
 
     Raises:
-        LlmclsError: when it cannot be read, or is not UTF-8.
+        LlmclsError: when it cannot be read, is longer, or is not UTF-8.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        content = read_bytes(path, kind, limit)
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         wide = error.object.startswith((b"\xff\xfe", b"\xfe\xff"))
         what = (
             "UTF-16" if wide else f"text in another encoding (byte {error.start + 1} is {error.object[error.start]:#x})"
         )
         raise LlmclsError(f"{kind} '{path}' cannot be read: it is {what}, not UTF-8; save it as UTF-8.") from error
-    except OSError as error:
-        raise LlmclsError(f"{kind} '{path}' cannot be read: {error.strerror or error}.") from error
     if "\0" in text:  # UTF-16 without its mark is valid UTF-8, with a NUL beside every letter
         raise LlmclsError(f"{kind} '{path}' cannot be read: it holds NULs, as UTF-16 does; save it as UTF-8.")
     return text
+
+
+def read_bytes(path: str | Path, kind: str, limit: int = LONGEST_FILE) -> bytes:
+    """The bytes of a file of others, `limit` of them at most.
+
+    Raises:
+        LlmclsError: when it cannot be read, or is longer.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            content = stream.read(limit + 1)
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        raise LlmclsError(f"{kind} '{path}' cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    if len(content) > limit:
+        raise LlmclsError(
+            f"{kind} '{path}' cannot be read: it is larger than {limit / 2**20:g} MiB, which such a file never needs."
+        )
+    return content
+
+
+def read_json(path: str | Path, kind: str) -> Any:
+    """The content of a JSON file that others may have written, which is checked for size, depth and numbers.
+
+    Args:
+        path: the file.
+        kind: what to call it in errors: `File`.
+
+    Raises:
+        LlmclsError: when it cannot be read, or is not the JSON of the standard, which has no NaN and no infinity.
+    """
+    text = read_text(path, kind)
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_read_float)
+    except json.JSONDecodeError as error:
+        what = "empty" if not text.strip() else f"not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+    except RecursionError:
+        what = "nested too deeply"
+    except ValueError as error:  # NaN, a number of thousands of digits
+        what = f"not usable JSON: {error}"
+    raise LlmclsError(f"{kind} '{path}' cannot be read: it is {what}; restore it.")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _read_float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:40]} is too large a number")
+    return number
 
 
 def shipped(folder: str) -> Path:

@@ -333,7 +333,7 @@ def _own_tokenizer(adapter: BaseModelAdapter) -> PreTrainedTokenizerFast:
 
     for checkpoint in adapter.checkpoints.values():
         if Path(checkpoint).is_dir():
-            return AutoTokenizer.from_pretrained(checkpoint)
+            return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     raise AssertionError(f"Pass tokenizers={{'{adapter.name}': ...}}: a tokenizer of its family.")
 
 

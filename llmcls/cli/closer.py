@@ -96,8 +96,14 @@ def look_closer(
     return findings
 
 
-def check_templates(run: Run, names: Sequence[str], base_model: str | None, examples: Sequence[Example]) -> None:
-    """Find what is wrong with other templates before a model is loaded.
+def check_templates(
+    run: Run,
+    names: Sequence[str],
+    base_model: str | None,
+    examples: Sequence[Example],
+    trust_remote_code: bool = False,
+) -> None:
+    """Find what is wrong with other templates before a model is loaded; arguments as of `assemble_run`.
 
     Raises:
         LlmclsError: with all that is wrong: unknown ones, those of another task, those that do not suit the run or the
@@ -106,7 +112,7 @@ def check_templates(run: Run, names: Sequence[str], base_model: str | None, exam
     from llmcls.runs.assembly import assemble_run, find_template
     from llmcls.settings.task import tasks
 
-    assembly = assemble_run(run, base_model=base_model, verify=False)
+    assembly = assemble_run(run, base_model=base_model, verify=False, trust_remote_code=trust_remote_code)
     problems = [f"'{name}' is given {count} times; keep one." for name, count in Counter(names).items() if count > 1]
     for name in dict.fromkeys(names):
         # The templates of a task bear its name.

@@ -22,6 +22,7 @@ from llmcls.cli.places import (
 )
 from llmcls.cli.shared import (
     ListCommand,
+    code_option,
     column_options,
     output_options,
     prediction_options,
@@ -60,6 +61,7 @@ class Request:
     label_column: str | tuple[str, ...] | None
     split: str | None
     base_model: str | None
+    trust_remote_code: bool
     before: bool
     baseline: bool
     free: int | None
@@ -87,7 +89,9 @@ class Request:
             LlmclsError: for settings that would have no effect.
             click.UsageError: for one that an option gives, too.
         """
-        given = settings_for_run(run.settings, self.files, self.assignments, "--base-model, --templates")
+        given = settings_for_run(
+            run.settings, self.files, self.assignments, "--base-model, --templates, --trust-remote-code"
+        )
         own = run.settings.data
         changed = [f"data.{name}" for name in FIELDS_OF_FORMAT if getattr(given.data, name) != getattr(own, name)]
         if changed and self.data is None:
@@ -131,6 +135,7 @@ class Request:
     "--split", metavar="SPLIT", help="train, validation or test; when not given, test, or a --data file's only split."
 )
 @click.option("--base-model", metavar="M", help="Where the run's base model is now, if not where it was.")
+@code_option
 @click.option("--before", is_flag=True, help="Also evaluate the base model before training, and compare.")
 @click.option("--baseline", is_flag=True, help="Also train TF-IDF + logistic regression on the same rows, and compare.")
 @click.option(
@@ -196,12 +201,15 @@ def command(**options: Any) -> None:
     own = read_rows_of_baseline(run) if request.baseline else None
     where, names = None if run.whole else request.base_model, split_commas(request.templates)
     if names:
-        check_templates(run, names, where, examples)
+        check_templates(run, names, where, examples, request.trust_remote_code)
     folder = Path(request.output_dir) if request.output_dir else run.path / "evaluation" / name
     _make_folder(folder)
     _refuse_names(request, folder)
     world = join_prediction()
-    classifier = replace(Classifier.load(run, base_model=where, prediction=settings.prediction), world=world)
+    loaded = Classifier.load(
+        run, base_model=where, prediction=settings.prediction, trust_remote_code=request.trust_remote_code
+    )
+    classifier = replace(loaded, world=world)
     reporter.say(f"Evaluating {request.run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")
     predictions = classifier.classify(examples, reporter=reporter)
     report = classifier.report(examples, predictions)

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmcls.cli.shared import gather_settings, settings_options, show, show_json, split_labels, start, table, typed
+from llmcls.cli.shared import (
+    code_option,
+    gather_settings,
+    settings_options,
+    show,
+    show_json,
+    split_labels,
+    start,
+    table,
+    typed,
+)
 from llmcls.errors import LlmclsError, LlmclsWarning
 
 if TYPE_CHECKING:
@@ -34,6 +44,7 @@ def command() -> None:
 @command.command("inspect", short_help="Count tokens, choices and cost of a label set.")
 @click.option("--run", "run_path", metavar="DIR", help="A trained run: its labels, template and tokenizer.")
 @click.option("--base-model", metavar="M", help="Without --run: whose tokenizer to use (default: nano).")
+@code_option
 @click.option("--template", metavar="T", help="A name from `llmcls templates list`, or a .j2 file.")
 @click.option("--labels", metavar="A,B,C", help="The labels; quote one that holds a comma.")
 @click.option("--data", metavar="DIR|FILE|SPEC", help="Take the labels, and how long texts are, from labelled data.")
@@ -48,6 +59,7 @@ def inspect_(
     /,
     run_path: str | None,
     base_model: str | None,
+    trust_remote_code: bool,
     template: str | None,
     labels: str | None,
     data: str | None,
@@ -75,11 +87,16 @@ def inspect_(
         raise click.UsageError("--json lists every label; leave --top out.")
     start(quiet=True)
     if run_path:
-        assembly, examples = _of_run(run_path, template, data)
+        assembly, examples = _of_run(run_path, template, data, trust_remote_code)
         whose = run_path
     else:
         settings = gather_settings(
-            files, assignments, model__base_model=base_model, prompt__template=template, data__source=data
+            files,
+            assignments,
+            model__base_model=base_model,
+            model__trust_remote_code=trust_remote_code or None,
+            prompt__template=template,
+            data__source=data,
         )
         if not labels and not settings.data.source:
             raise click.UsageError("Give --run DIR, or labels by --labels A,B,C or --data SPEC.")
@@ -103,12 +120,14 @@ class _Measured:
     suggestions: list[str]
 
 
-def _of_run(run_path: str, template: str | None, data: str | None) -> tuple[Assembly, Sequence[Example]]:
+def _of_run(
+    run_path: str, template: str | None, data: str | None, trust_remote_code: bool
+) -> tuple[Assembly, Sequence[Example]]:
     from llmcls.runs.assembly import assemble_run
     from llmcls.runs.run import Run
 
     run = Run.open(run_path)
-    assembly = assemble_run(run, template=template, verify=False)
+    assembly = assemble_run(run, template=template, verify=False, trust_remote_code=trust_remote_code)
     return assembly, _read(run.settings, data).train if data else ()
 
 

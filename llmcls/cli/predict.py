@@ -22,6 +22,7 @@ from llmcls.cli.request import Request, Way, choose_way
 from llmcls.cli.shared import (
     QUANTIZATIONS,
     TASKS,
+    code_option,
     column_options,
     escape_option,
     output_options,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 )
 @click.option("--template", metavar="T", help="Another template than the run's.")
 @click.option("--quantization", type=QUANTIZATIONS, help="How base weights are stored.")
+@code_option
 @click.option("--probabilities", "all_probabilities", is_flag=True, help="Add one column per label: p(LABEL).")
 @click.option("--label-mass", is_flag=True, help="Add how probable any valid label is; low: a text unlike the labels.")
 @click.option("--margin", is_flag=True, help="Add by how much the label beats every other one, in nats; 0: a tie.")
@@ -126,8 +128,14 @@ def _load(request: Request, way: Way) -> Classifier:
     from llmcls.classifier import Classifier  # takes seconds, and what was wrong is known by now
 
     if way.run:
-        where = {"base_model": request.base_model, "quantization": request.quantization}
-        classifier = Classifier.load(way.run, template=request.template, prediction=way.how, **where)
+        classifier = Classifier.load(
+            way.run,
+            template=request.template,
+            base_model=request.base_model,
+            quantization=request.quantization,
+            prediction=way.how,
+            trust_remote_code=request.trust_remote_code,
+        )
         return classifier if way.labels is None else classifier.with_labels(way.labels)
     settings = way.settings
     if request.quantization:

@@ -45,6 +45,7 @@ class Request:
     resume: str
     template: str | None
     quantization: str | None
+    trust_remote_code: bool
     all_probabilities: bool
     label_mass: bool
     margin: bool
@@ -207,12 +208,13 @@ def choose_way(request: Request) -> Way:
     if run is None:
         changes |= {"method": request.method}
         options = {f"prediction__{name}": value for name, value in changes.items()}
+        options["model__trust_remote_code"] = request.trust_remote_code or None
         settings = gather_settings(request.files, request.assignments, task=request.task, **options)
         settings = _settle_zero_shot(request, settings)
         refuse_missing(form_of(settings), named)  # type: ignore[arg-type]  # the keys are `Figure`s
         return Way(None, settings, settings.prediction)
     refuse_missing(form_of(run.settings), named)  # type: ignore[arg-type]
-    also = "--base-model, --quantization and --template"
+    also = "--base-model, --quantization, --template and --trust-remote-code"
     given = settings_for_run(run.settings, request.files, request.assignments, also)
     settings = change_settings(given, {"prediction": changes | {"method": request.method}})
     # How the files to predict are written is not a matter of the run.

@@ -56,6 +56,15 @@ def column_options(function: F) -> F:
     )(function)
 
 
+def code_option(function: F) -> F:
+    """`--trust-remote-code`: the one way to let a model run code of its own, which no run can go."""
+    return click.option(
+        "--trust-remote-code",
+        is_flag=True,
+        help="Run Python code that the base model or its tokenizer brings. Read it first: it can do whatever you can.",
+    )(function)
+
+
 def settings_options(function: F) -> F:
     """`--config` and `--set`."""
     function = click.option(

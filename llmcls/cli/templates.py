@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmcls.cli.shared import gather_settings, settings_options, show, show_json, start, table
+from llmcls.cli.shared import code_option, gather_settings, settings_options, show, show_json, start, table
 from llmcls.errors import LlmclsError
 from llmcls.settings import change_settings
 
@@ -55,6 +55,7 @@ def list_(as_json: bool) -> None:
 @click.argument("name", required=False)
 @click.option("--run", "run_path", metavar="DIR", help="Show the prompt of a trained run.")
 @click.option("--base-model", metavar="M", help="Whose tokenizer and chat format to use (default: nano).")
+@code_option
 @click.option("--data", metavar="DIR|FILE|SPEC", help="Take labels and the example row from here (default: demo:).")
 @click.option("--row", default=0, show_default=True, help="Which training row to show.")
 @settings_options
@@ -63,6 +64,7 @@ def show_(
     name: str | None,
     run_path: str | None,
     base_model: str | None,
+    trust_remote_code: bool,
     data: str | None,
     row: int,
     files: tuple[str, ...],
@@ -74,10 +76,15 @@ def show_(
     if run_path:
         if files or assignments:
             raise click.UsageError("A run has its own settings; --config and --set are for templates without --run.")
-        assembly, examples = _of_run(run_path, name, base_model, data)
+        assembly, examples = _of_run(run_path, name, base_model, data, trust_remote_code)
     elif name:
         settings = gather_settings(
-            files, assignments, prompt__template=name, model__base_model=base_model, data__source=data
+            files,
+            assignments,
+            prompt__template=name,
+            model__base_model=base_model,
+            model__trust_remote_code=trust_remote_code or None,
+            data__source=data,
         )
         if settings.data.source is None:
             settings = change_settings(settings, {"data": {"source": "demo:"}})
@@ -109,7 +116,7 @@ def show_(
 
 
 def _of_run(
-    run_path: str, template: str | None, base_model: str | None, data: str | None
+    run_path: str, template: str | None, base_model: str | None, data: str | None, trust_remote_code: bool
 ) -> tuple[Assembly, Sequence[Example]]:
     from llmcls.data.splits import load_training_data
     from llmcls.runs.assembly import assemble_run
@@ -118,7 +125,9 @@ def _of_run(
     run = Run.open(run_path)
     if not data and not run.settings.data.source:
         raise LlmclsError("This run was trained on data from Python; say with --data which rows to show.")
-    assembly = assemble_run(run, template=template, base_model=base_model, verify=False)
+    assembly = assemble_run(
+        run, template=template, base_model=base_model, verify=False, trust_remote_code=trust_remote_code
+    )
     return assembly, load_training_data(run.settings, data).train
 
 

@@ -14,6 +14,7 @@ from llmcls.cli.launch import machine_options
 from llmcls.cli.shared import (
     QUANTIZATIONS,
     TASKS,
+    code_option,
     column_options,
     gather_settings,
     output_options,
@@ -47,6 +48,7 @@ class KeepsArguments(click.Command):
 @click.option(
     "--base-model", metavar="M", help="A name from `llmcls models list`, a Hub id, a folder, or a run to go on from."
 )
+@code_option
 @click.option("--template", metavar="T", help="A name from `llmcls templates list`, or a .j2 file.")
 @click.option("--quantization", type=QUANTIZATIONS, help="How base weights are stored while training.")
 @click.option("--output-dir", metavar="DIR", help="Run directory to write; runs/DATA-MODEL-TIME when not given.")
@@ -78,6 +80,7 @@ def command(
     labels: str | None,
     task: str | None,
     base_model: str | None,
+    trust_remote_code: bool,
     template: str | None,
     quantization: str | None,
     output_dir: str | None,
@@ -108,6 +111,7 @@ def command(
         data__label_column=label_column,
         data__labels=None if labels is None else tuple(split_labels(labels)),
         model__base_model=base_model,
+        model__trust_remote_code=trust_remote_code or None,
         prompt__template=template,
         model__quantization=quantization,
         output_dir=output_dir,

@@ -21,6 +21,7 @@ from llmcls.errors import LlmclsError
 from llmcls.plugin.catalog import Catalog
 from llmcls.plugin.manager import load_plugins
 from llmcls.prompt.frame import Frame, Message
+from llmcls.prompt.limits import try_out
 from llmcls.prompt.marks import mark
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<pad>", "[PAD]", "<|pad|>", "<PAD>", "<|endoftext|>", "<unk>")
 # Hides the function that templates ask for today's date. transformers takes no function of ours as an argument.
 _NO_DATE = "{% macro strftime_now(format) %}{% endmacro %}\n"
+# The chat templates that are known not to cost too much.
+_TRIED: set[str] = set()
 _BRACKETED = re.compile(r"<+[^<>\s]+>+|\[[^\[\]\s]+\]")
 
 
@@ -138,7 +141,7 @@ def render_chat_template(
     Raises:
         LlmclsError: when the chat template fails.
     """
-    import jinja2
+    template = tokenizer.get_chat_template()
 
     def apply(turns: Sequence[Message]) -> str:
         return str(
@@ -147,18 +150,23 @@ def render_chat_template(
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 enable_thinking=False,
-                chat_template=_NO_DATE + tokenizer.get_chat_template(),
+                chat_template=_NO_DATE + template,
                 date_string="",
             )
         )
 
+    if template not in _TRIED:
+        try_out(lambda: apply(messages), "The model's chat template")
+        _TRIED.add(template)
     try:
         return apply(messages)
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a filter or method in it raises
         if messages[0].role == "system" and len(messages) > 1 and messages[1].role == "user":
             merged = Message("user", f"{messages[0].content}\n\n{messages[1].content}")
             return render_chat_template(tokenizer, [merged, *messages[2:]], add_generation_prompt)
-        raise LlmclsError(f"The model's chat template fails: {error}; use the template 'instruction'.") from error
+        raise LlmclsError(
+            f"The model's chat template fails: {' '.join(str(error).split())[:300]}; use the template 'instruction'."
+        ) from error
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerFast) -> set[str]:

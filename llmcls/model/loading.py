@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcls.errors import LlmclsError, unknown
 from llmcls.model.adapter import BaseModelAdapter, base_models
+from llmcls.model.foreign import read_object, refuse_adapter, refuse_code
 from llmcls.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -65,7 +65,12 @@ class BaseModel:
         """The labels of a checkpoint with a classification head, in the order of its outputs; else None."""
         if not any(name.endswith("ForSequenceClassification") for name in self.config.get("architectures") or ()):
             return None
-        named = {int(number): str(name) for number, name in self.config["id2label"].items()}
+        try:
+            named = {int(number): str(name) for number, name in self.config["id2label"].items()}
+        except (KeyError, ValueError, AttributeError, TypeError) as error:
+            raise LlmclsError(
+                f"'{self.checkpoint}' is a classifier, but its config.json names no labels (id2label); correct it."
+            ) from error
         return tuple(named[number] for number in sorted(named))
 
     @property
@@ -131,11 +136,25 @@ def locate(settings: ModelSettings) -> ModelSettings:
     return settings.model_copy(update={"base_model": str(Path(name).absolute())})
 
 
-def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load the tokenizer that a run has kept."""
+def load_saved_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
+    """Load the tokenizer that a run has kept.
+
+    Args:
+        folder: the run's `tokenizer/`.
+        trust_remote_code: whether code that it brings may run.
+
+    Raises:
+        LlmclsError: when it is damaged, or brings code that may not run.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder)
+    with _clear_errors(str(folder), "Restore the run, or train again."):
+        read_object(folder / "tokenizer_config.json")
+        tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    if not tokenizer.is_fast:
+        raise LlmclsError(f"'{folder}' holds no fast tokenizer, as runs do; restore the run, or train again.")
     return tokenizer
 
 
@@ -206,27 +225,6 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
     return model
 
 
-def load_adapter(model: PreTrainedModel, folder: Path) -> Any:
-    """Put LoRA weights that PEFT has saved upon a base model.
-
-    Raises:
-        LlmclsError: when they hold NaN or infinite values.
-    """
-    from peft import PeftModel
-
-    from llmcls.model.soundness import find_unsound, unsound_error
-
-    before = {id(parameter) for parameter in model.parameters()}
-    with warnings.catch_warnings():
-        # PEFT asks for an attribute by a name that transformers calls deprecated.
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-        adapted: Any = PeftModel.from_pretrained(model, folder)
-    added = {name for name, parameter in adapted.named_parameters() if id(parameter) not in before}
-    if unsound := find_unsound(adapted, added.__contains__):
-        raise unsound_error(unsound, f"'{folder}'", "train the run again, with a lower training.learning_rate")
-    return adapted
-
-
 def kept_head(base: BaseModel, head: Head) -> tuple[int, ...] | None:
     """Which output of the checkpoint's own head is each label; None where a new head is made."""
     kind = base.config.get("problem_type")
@@ -291,6 +289,9 @@ def _read_config(checkpoint: str, settings: ModelSettings) -> dict[str, Any]:
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
 
     with _clear_errors(checkpoint):
+        if (Path(checkpoint) / "config.json").is_file():
+            read_object(Path(checkpoint) / "config.json")
+        refuse_adapter(checkpoint, settings.revision)
         config = AutoConfig.from_pretrained(
             checkpoint, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
@@ -306,25 +307,44 @@ def _read_config(checkpoint: str, settings: ModelSettings) -> dict[str, Any]:
 
 
 @contextmanager
-def _clear_errors(checkpoint: str) -> Iterator[None]:
+def _clear_errors(checkpoint: str, remedy: str = "") -> Iterator[None]:
     """Turn transformers' many ways of failing to load into one sentence with the fix."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+    from torch import OutOfMemoryError
 
+    # What a damaged configuration, tokenizer or file of weights comes to in these libraries.
+    known = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError)
     try:
         yield
-    except (OSError, ValueError) as error:
-        causes = [error, error.__cause__, error.__context__]
-        if any(isinstance(cause, GatedRepoError) for cause in causes) or "gated repo" in str(error):
-            raise LlmclsError(
-                f"'{checkpoint}' is gated: accept its licence at https://huggingface.co/{checkpoint}, then run "
-                "`hf auth login` or set HF_TOKEN."
-            ) from error
-        if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-            raise LlmclsError(
-                f"There is no model '{checkpoint}' on the Hub, or it is private: check the name, or set HF_TOKEN."
-            ) from error
-        first = str(error).strip().partition("\n")[0]
-        raise LlmclsError(
-            f"'{checkpoint}' cannot be loaded: {first} Check the name or folder; without a network, only downloaded "
-            "models and 'nano' work."
-        ) from error
+    except OutOfMemoryError:
+        raise
+    except (*known, SafetensorError, StrictDataclassError) as error:
+        raise _explain(checkpoint, error, remedy) from error
+    except Exception as error:
+        if type(error) is not Exception:  # tokenizers raises this very class
+            raise
+        raise _explain(checkpoint, error, remedy) from error
+
+
+def _explain(checkpoint: str, error: Exception, remedy: str) -> LlmclsError:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    causes = [error, error.__cause__, error.__context__]
+    if any(isinstance(cause, GatedRepoError) for cause in causes) or "gated repo" in str(error):
+        return LlmclsError(
+            f"'{checkpoint}' is gated: accept its licence at https://huggingface.co/{checkpoint}, then run "
+            "`hf auth login` or set HF_TOKEN."
+        )
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return LlmclsError(
+            f"There is no model '{checkpoint}' on the Hub, or it is private: check the name, or set HF_TOKEN."
+        )
+    if "trust_remote_code=True" in str(error):  # transformers: the class is not one of its own
+        return refuse_code(f"'{checkpoint}'", checkpoint)
+    first = str(error).strip().partition("\n")[0][:300]
+    if not isinstance(error, (OSError, ValueError)):  # of a KeyError the text alone says nothing
+        first = f"{type(error).__name__}: {first}"
+    first = first if first.endswith((".", "!", "?")) else f"{first}."
+    remedy = remedy or "Check the name or folder; without a network, only downloaded models and 'nano' work."
+    return LlmclsError(f"'{checkpoint}' cannot be loaded: {first} {remedy}")

@@ -21,10 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 from jinja2 import StrictUndefined, TemplateSyntaxError, nodes
-from jinja2.exceptions import TemplateError
 from jinja2.ext import Extension
 from jinja2.meta import find_undeclared_variables
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llmcls.errors import LlmclsError, unknown
 from llmcls.files import read_text
@@ -32,6 +30,7 @@ from llmcls.labels import LabelSet
 from llmcls.plugin.catalog import Catalog
 from llmcls.plugin.manager import load_plugins
 from llmcls.prompt.frame import ROLES, Message, Prompt
+from llmcls.prompt.limits import LimitedEnvironment, is_simple, try_out
 from llmcls.prompt.marks import TURN, TURN_END, clean, is_balanced, mark
 from llmcls.records import Example
 
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
     from jinja2.parser import Parser
 
 VARIABLES = ("text", "fields", "labels", "shots")
+LONGEST_SOURCE = 1 << 20
+"""Bytes of a template."""
 _TURN = re.compile(f"{TURN}([a-z]+)\n(.*?){TURN_END}", re.DOTALL)
 _HEAD_COMMENT = re.compile(r"\s*\{#-?\s*(.*?)\s*-?#\}", re.DOTALL)
 
@@ -90,10 +91,20 @@ class PromptTemplate:
     source: str
 
     def __post_init__(self) -> None:
+        if len(self.source) > LONGEST_SOURCE:
+            raise LlmclsError(f"Template '{self.name}' is longer than {LONGEST_SOURCE:,} characters; shorten it.")
         try:
+            if not self._simple:
+                # Jinja computes what is constant while it compiles.
+                try_out(lambda: self._compiled, f"Template '{self.name}'")
             self._compiled  # noqa: B018 - finds unknown filters, which parsing alone does not
         except TemplateSyntaxError as error:
             raise LlmclsError(f"Template '{self.name}', line {error.lineno}: {error.message}.") from error
+        except (RecursionError, MemoryError, SyntaxError, ValueError, ArithmeticError) as error:
+            # What Python says of the code that Jinja makes of it.
+            raise LlmclsError(
+                f"Template '{self.name}' is nested too deeply, or cannot be compiled: {error}."
+            ) from error
         for name in sorted(self._used - set(VARIABLES)):
             raise LlmclsError(f"Template '{self.name}': {unknown('variable', name, VARIABLES)}")
         if not self._used & {"text", "fields"}:
@@ -104,7 +115,17 @@ class PromptTemplate:
     @classmethod
     def from_file(cls, path: str | Path) -> PromptTemplate:
         """Read a template from a `.j2` file; its name is the file's name without the suffix."""
-        return cls(Path(path).stem, read_text(path, "Template file"))
+        return cls(Path(path).stem, read_text(path, "Template file", LONGEST_SOURCE))
+
+    def try_out(self, labels: LabelSet, shots: Sequence[Example] = ()) -> None:
+        """Find out whether a prompt costs too much, before one is made here.
+
+        Raises:
+            LlmclsError: when it does.
+        """
+        if not self._simple:
+            rows = (*PROBES, Example("word " * 200))
+            try_out(lambda: [self.render(row, labels, shots) for row in rows], f"Template '{self.name}'")
 
     @property
     def description(self) -> str:
@@ -122,6 +143,7 @@ class PromptTemplate:
         Raises:
             LlmclsError: when a field is missing, the template fails, or text stands outside the messages.
         """
+        self._environment.begin()
         try:
             fields = {clean(key): _Text(clean(value)) for key, value in example.fields.items()}
             rendered = self._compiled.render(
@@ -131,9 +153,10 @@ class PromptTemplate:
                 labels=_shown_labels(labels) if self.uses("labels") else [],
                 shots=[{"text": clean(shot.text), "label": clean(_answer(shot, labels))} for shot in shots],
             )
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        except Exception as error:
+            # Jinja's own exceptions, and whatever a filter or method raises of a value that it was not made for.
             where = f" ({example.source})" if example.source else ""
-            raise LlmclsError(f"Template '{self.name}' fails on this row{where}: {error}.") from error
+            raise LlmclsError(f"Template '{self.name}' fails on this row{where}: {_reason(error)}.") from error
         if not is_balanced(rendered):
             raise LlmclsError(
                 f"Template '{self.name}' filters a whole block and cuts values in it in two; filter the values "
@@ -146,12 +169,25 @@ class PromptTemplate:
         return Prompt(tuple(Message(role, content.strip()) for role, content in _TURN.findall(rendered)))
 
     @cached_property
+    def _tree(self) -> nodes.Template:
+        return _environment().parse(self.source)
+
+    @cached_property
     def _used(self) -> set[str]:
-        return find_undeclared_variables(_environment().parse(self.source))
+        return find_undeclared_variables(self._tree)
+
+    @cached_property
+    def _simple(self) -> bool:
+        """Whether no prompt of it can cost much."""
+        return is_simple(self._tree, self.source, ("labels", "shots"))
+
+    @cached_property
+    def _environment(self) -> LimitedEnvironment:
+        return _environment(counts=not self._simple)
 
     @cached_property
     def _compiled(self) -> Any:
-        return _environment().from_string(self.source)
+        return self._environment.from_string(self.source)
 
 
 def prompt_templates(manager: pluggy.PluginManager | None = None) -> Catalog[PromptTemplate]:
@@ -199,8 +235,16 @@ def _finalize(value: object) -> str:
     return mark(str(value), origin)  # type: ignore[arg-type]
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    return ImmutableSandboxedEnvironment(
+def _reason(error: Exception) -> str:
+    said = " ".join(str(error).split()).rstrip(".")[:300]
+    if isinstance(error, MemoryError | RecursionError):
+        return "it needs more memory or depth than there is"
+    return said or type(error).__name__
+
+
+def _environment(*, counts: bool = False) -> LimitedEnvironment:
+    return LimitedEnvironment(
+        counts=counts,
         undefined=StrictUndefined,
         finalize=_finalize,
         trim_blocks=True,

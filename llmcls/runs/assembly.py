@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from llmcls.answers import Form, form_of
 from llmcls.errors import LlmclsError, LlmclsWarning, shorten
 from llmcls.labels import LabelSet
+from llmcls.model.foreign import CodeRefusedError, brings_code, refuse_code, require_weights
 from llmcls.model.loading import BaseModel, find_base_model, load_saved_tokenizer, load_tokenizer
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.frame import Frame
@@ -97,8 +98,7 @@ def assemble(
         base = find_base_model(settings.model)
         tokenizer = load_tokenizer(base)
     else:
-        base = find_base_model(settings.model) if start.whole else find_trained_base(settings.model, start)
-        tokenizer = load_saved_tokenizer(start.tokenizer_path)
+        base, tokenizer = _load_parts(start, settings.model)
     shots = Shots()
     if template.uses("shots"):
         if settings.form.several:
@@ -166,6 +166,7 @@ def assemble_run(
     base_model: str | None = None,
     quantization: str | None = None,
     verify: bool = True,
+    trust_remote_code: bool = False,
 ) -> Assembly:
     """Find and load all that turns examples into tokens, as a run was trained.
 
@@ -175,20 +176,22 @@ def assemble_run(
         base_model: where its base model is now, if not where it was; refused for a run that holds all weights.
         quantization: how to hold the base weights; as in training when None.
         verify: refuse a base model whose weights are not those that the run was trained on.
+        trust_remote_code: whether code that base model or tokenizer bring may run; what the run says of it does not
+            count.
 
     Raises:
         LlmclsError: when the base model is gone or another one, or the template wants shots that the run has not kept.
+        CodeRefusedError: when the run needs code that may not run.
     """
     if run.whole and base_model:
         raise LlmclsError(f"Run '{run.path}' holds all of its model and needs no base model; leave it out.")
     trained = run.settings
-    wanted = {"base_model": base_model, "quantization": quantization}
+    wanted = {"base_model": base_model, "quantization": quantization, "trust_remote_code": trust_remote_code}
     model_settings = run.model_settings.model_copy(update={k: v for k, v in wanted.items() if v is not None})
     # What is checked of training says nothing of prediction: a run of all weights may be held in 4 bits.
     held = make_settings({"model": model_settings.model_dump(), "lora": trained.lora.model_dump()}).model
     settings = trained.model_copy(update={"model": held})
-    base = find_base_model(held) if run.whole or not verify else find_trained_base(held, run)
-    tokenizer = load_saved_tokenizer(run.tokenizer_path)
+    base, tokenizer = _load_parts(run, held, verify=verify)
     used = find_template(template) if template else run.template
     if used.uses("shots") and not run.shots.examples:
         raise LlmclsError(
@@ -289,6 +292,22 @@ def find_template(name: str) -> PromptTemplate:
     return prompt_templates()[name]
 
 
+def _load_parts(run: Run, settings: ModelSettings, *, verify: bool = True) -> tuple[BaseModel, PreTrainedTokenizerFast]:
+    """A run's base model and tokenizer; the settings say where, and whether code that they bring may run."""
+    if run.whole:
+        require_weights(run.model_path, "model")
+    base = find_base_model(settings) if run.whole or not verify else find_trained_base(settings, run)
+    allowed = settings.trust_remote_code
+    # transformers has classes for some models that bring code as well, and would take those: other ones than in
+    # training.
+    if run.settings.model.trust_remote_code and not allowed:
+        if base.config.get("auto_map"):
+            raise refuse_code(f"The base model of run '{run.path}'", base.checkpoint)
+        if brings_code(run.tokenizer_path, "tokenizer_config.json"):
+            raise refuse_code(f"The tokenizer of run '{run.path}'", run.tokenizer_path)
+    return base, load_saved_tokenizer(run.tokenizer_path, allowed)
+
+
 def find_trained_base(settings: ModelSettings, run: Run) -> BaseModel:
     """The base model that a run was trained on, where the settings say that it is now.
 
@@ -297,6 +316,8 @@ def find_trained_base(settings: ModelSettings, run: Run) -> BaseModel:
     """
     try:
         base = find_base_model(settings)
+    except CodeRefusedError as error:
+        raise refuse_code(f"The base model of run '{run.path}'", settings.base_model) from error
     except LlmclsError as error:
         raise LlmclsError(
             f"{error} Run '{run.path}' needs its base model; if that has moved, say where it is with --base-model."
@@ -319,6 +340,7 @@ def _put_together(
     frame: Frame | None = None,
 ) -> Assembly:
     form, has_head, prompt = form_of(settings), settings.training.objective == "head", settings.prompt
+    template.try_out(labels, shots.examples)
     if base.head_labels is not None and not has_head:
         raise LlmclsError(
             f"'{base.name}' is a classifier: it has a head for {len(base.head_labels)} labels in place of the output "

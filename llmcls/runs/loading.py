@@ -13,8 +13,9 @@ from typing import Any
 
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
+from llmcls.model.foreign import load_lora
 from llmcls.model.hardware import Formats, choose_formats
-from llmcls.model.loading import find_base_model, load_adapter, load_model
+from llmcls.model.loading import find_base_model, load_model
 from llmcls.runs.assembly import (
     Assembly,
     assemble,
@@ -43,18 +44,25 @@ class Loaded:
 
 
 def load_run(
-    run: Run, *, template: str | None = None, base_model: str | None = None, quantization: str | None = None
+    run: Run,
+    *,
+    template: str | None = None,
+    base_model: str | None = None,
+    quantization: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Loaded:
     """Load what a run has learnt; arguments as in `Classifier.load`.
 
     Raises:
-        LlmclsError: when the base model is gone or another one, and for an unknown template.
+        LlmclsError: when the base model is gone or another one, needs code of its own that may not run, or the template
+            is unknown.
     """
-    assembly = assemble_run(run, template=template, base_model=base_model, quantization=quantization)
+    where: dict[str, Any] = {"template": template, "base_model": base_model, "quantization": quantization}
+    assembly = assemble_run(run, **where, trust_remote_code=trust_remote_code)
     formats = choose_formats(assembly.settings)
     model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
     if not run.whole:
-        model = load_adapter(model, run.lora_path)
+        model = load_lora(model, run.lora_path)
     return Loaded(assembly, formats, model)
 
 
@@ -69,7 +77,9 @@ def load_base_before(run: Run, trained: Loaded, base_model: str | None = None) -
     Raises:
         LlmclsError: when the base model is gone, or another one.
     """
-    settings = run.settings.model if run.whole else trained.assembly.settings.model
+    own = trained.assembly.settings.model
+    allowed = {"trust_remote_code": own.trust_remote_code}
+    settings = run.settings.model.model_copy(update=allowed) if run.whole else own
     if base_model:
         settings = settings.model_copy(update={"base_model": base_model})
     assembly = replace(trained.assembly, base=find_trained_base(settings, run))

@@ -180,8 +180,11 @@ class Run:
 
     @property
     def model_settings(self) -> ModelSettings:
-        """Where the weights to begin with are, and how to hold them: the base model's, or the run's own."""
-        trained = self.settings.model
+        """Where the weights to begin with are, and how to hold them: the base model's, or the run's own.
+
+        Whether code may run is never a run's to say: `trust_remote_code` is false here.
+        """
+        trained = self.settings.model.model_copy(update={"trust_remote_code": False})
         if not self.whole:
             return trained
         adapter = self.card["base_model"]["adapter"]

@@ -226,7 +226,11 @@ class ModelSettings(Section):
         None, description="Base-model adapter to use; chosen by the checkpoint's architecture when not given."
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub model.")
-    trust_remote_code: bool = Field(False, description="Run model code that comes with a Hub checkpoint.")
+    trust_remote_code: bool = Field(
+        False,
+        description="Run Python code that comes with the base model, as --trust-remote-code does. What a run says of "
+        "this never counts: whoever loads the run decides.",
+    )
     quantization: Quantization = Field("4bit", description="How the frozen base weights are stored (bitsandbytes).")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field("nf4", description="4-bit data type.")
     bnb_4bit_use_double_quant: bool = Field(True, description="Quantise the quantisation constants as well.")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from llmcls.errors import LlmclsError, several, shorten
+from llmcls.model.foreign import require_weights
 from llmcls.model.loading import kept_head, order_of_head, short_names
 from llmcls.prompt.template import PromptTemplate
 from llmcls.runs.run import Run
@@ -132,6 +133,7 @@ class Start:
 
         from llmcls.model.soundness import unsound_among, unsound_error
 
+        require_weights(self.run.lora_path, "adapter_model")
         own = get_peft_model_state_dict(model, save_embedding_layers=False)
         saved = load_peft_weights(str(self.run.lora_path), device="cpu")
         if unsound := unsound_among((name, values, True) for name, values in saved.items()):

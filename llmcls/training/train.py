@@ -96,6 +96,7 @@ def train(
     text_columns: tuple[str, ...] = (),
     label_column: str | Sequence[str] | None = None,
     output_dir: str | Path | None = None,
+    trust_remote_code: bool | None = None,
     settings: Settings | Mapping[str, Any] | None = None,
     overwrite: bool = False,
     resume: str = "auto",
@@ -115,6 +116,8 @@ def train(
         text_columns: columns that hold the text.
         label_column: column that holds the label, or several of zeros and ones, each a label.
         output_dir: the run directory to write.
+        trust_remote_code: whether code that the base model brings may run, whatever a run to go on from says of that;
+            None: as the settings say, which is no.
         settings: a `Settings` tree or nested mapping; the arguments above win over it.
         overwrite: replace an existing run.
         resume: `auto`: go on with an unfinished run; `never`: begin anew; or the path of a checkpoint.
@@ -138,10 +141,13 @@ def train(
         ("data", "text_columns", text_columns or None),
         ("data", "label_column", label_column),
         ("model", "base_model", base_model),
+        ("model", "trust_remote_code", trust_remote_code),
         ("prompt", "template", template),
     ):
         if value is not None:
             given.setdefault(section, {})[key] = value
+    if trust_remote_code is not None:
+        explicit.setdefault("model", set()).add("trust_remote_code")
     if data is not None and not isinstance(data, (str, Path)):
         given.setdefault("data", {})["source"] = None  # what the settings name is not what it was trained on
     if output_dir is not None:
