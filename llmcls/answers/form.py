@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from llmcls.console import Reporter
+    from llmcls.engine.judging import Judged
     from llmcls.engine.objectives import Objective
     from llmcls.engine.packing import Batch
     from llmcls.engine.scores import Progress, Prompts, Scorer
@@ -90,6 +91,24 @@ class Answered:
     probabilities: torch.Tensor | None
 
 
+class Judge(Protocol):
+    """Reads validation rows once, for what the model answers and, where `knows_loss`, for the loss as well."""
+
+    @property
+    def probable(self) -> bool:
+        """Whether it gives every label's probability."""
+        ...
+
+    @property
+    def knows_loss(self) -> bool:
+        """Whether it gives the objective's loss; else that takes a forward of its own."""
+        ...
+
+    def __call__(self, prompts: Prompts, targets: Sequence[Any]) -> Judged:
+        """Read at least one row; a target is what `Form.target` gives."""
+        ...
+
+
 class Layout(Protocol):
     """How the rows of one encoder are laid out for one objective; a target is what `Form.target` gives.
 
@@ -136,6 +155,19 @@ class Layout(Protocol):
 
     def predict(self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int) -> Answered:
         """What the model as it is would answer, from one reading of each prompt."""
+        ...
+
+    def judge(
+        self, model: Any, prompts: Prompts, *, probabilities: bool, pack_tokens: int | None = None
+    ) -> Judge | None:
+        """What reads these prompts, or a process's part of them, once; None where `predict` is the only way.
+
+        Args:
+            model: as it is in training.
+            prompts: all validation rows, at least one: they decide which method is the cheaper one.
+            probabilities: whether every label's probability is needed.
+            pack_tokens: tokens per forward; None chooses for the device.
+        """
         ...
 
 

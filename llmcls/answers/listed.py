@@ -242,6 +242,9 @@ class ListLayout:
         flags = torch.tensor([[int(label in (said or ())) for label in range(*self.target_shape)] for said in found])
         return Answered(flags, None)
 
+    def judge(self, model: Any, prompts: Prompts, *, probabilities: bool, pack_tokens: int | None = None) -> None:
+        """None: lists are written token by token, and their loss is over the whole vocabulary."""
+
     def _answers(self, targets: Sequence[Sequence[int]]) -> tuple[list[int], LabelTrie]:
         """The objective knows answers by their number: those of these rows, and the number of each row's."""
         from llmcls.engine.trie import LabelTrie

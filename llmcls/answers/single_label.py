@@ -26,6 +26,7 @@ from llmcls.records import Example, Prediction
 from llmcls.settings.task import FormRules, Limit
 
 if TYPE_CHECKING:
+    from llmcls.engine.judging import LabelJudge
     from llmcls.engine.objectives import Objective
     from llmcls.engine.packing import Batch
     from llmcls.engine.scores import LabelScores, Progress, Prompts, Scorer
@@ -214,6 +215,18 @@ class SingleLabelLayout:
         scores = scorer.score(prompts)
         refuse_failed(scores.failing)
         return Answered(scores.predicted, scores.local.double().exp() if self.probable(model) else None)
+
+    def judge(
+        self, model: Any, prompts: Prompts, *, probabilities: bool, pack_tokens: int | None = None
+    ) -> LabelJudge | None:
+        """By `exact` or `best-first`, whichever costs less, where the model can be packed."""
+        from llmcls.engine.judging import LabelJudge
+
+        if _method(model) != "exact":
+            return None
+        return LabelJudge.plan(
+            model, self.trie, self.objective, prompts, probabilities=probabilities, pack_tokens=pack_tokens
+        )
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from llmcls.console import Reporter
+    from llmcls.engine.judging import YesNoJudge
     from llmcls.engine.objectives import Objective
     from llmcls.engine.packing import Batch
     from llmcls.engine.scores import Progress, Prompts, Scorer
@@ -237,6 +238,17 @@ class YesNoLayout:
         found = _silent_scorer(model, self.questions).score(prompts).exp()
         refuse_failed(found.isnan().any(1))
         return Answered((found >= UNTUNED).long(), found.double())
+
+    def judge(
+        self, model: Any, prompts: Prompts, *, probabilities: bool, pack_tokens: int | None = None
+    ) -> YesNoJudge | None:
+        """From the answers to all questions, where the model can be packed."""
+        from llmcls.engine.attention import supports_packing
+        from llmcls.engine.judging import YesNoJudge
+
+        if supports_packing(model):
+            return None
+        return YesNoJudge.plan(model, self.questions, self.objective, pack_tokens=pack_tokens)
 
 
 @dataclass(frozen=True)

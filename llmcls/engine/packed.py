@@ -70,7 +70,7 @@ class PackedScorer:
         if not rows:
             empty = torch.empty(0, len(self.trie.answers))
             return LabelScores.from_exact(empty, empty if want_global else None, 0, self.trie)
-        plan = self._plan(want_global)
+        plan = self.plan(full=want_global)
         local, global_ = self.run(rows, plan, want_global, progress)
         return LabelScores.from_exact(local, global_, len(plan.branch.tokens), self.trie)
 
@@ -82,6 +82,19 @@ class PackedScorer:
         self, rows: list[list[int]], plan: ScoringPlan, full: bool = False, progress: Progress | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What `plan` says of at least one row: (rows, labels) of its choices, and under the full softmax if asked."""
+        return self._read(rows, plan, full, progress).result()
+
+    def choices(self, rows: list[list[int]], plan: ScoringPlan) -> torch.Tensor:
+        """What `run` sums up: the log-probability of every edge of `plan`, (rows, edges) float32 on the CPU."""
+        return self._read(rows, plan, False, None).local.cpu()
+
+    def plan(self, *, full: bool) -> ScoringPlan:
+        """What a row feeds and scores for all labels; `full` for scores under the full softmax, too."""
+        if full not in self._plans:
+            self._plans[full] = ScoringPlan.for_trie(self.trie, full=full)
+        return self._plans[full]
+
+    def _read(self, rows: list[list[int]], plan: ScoringPlan, full: bool, progress: Progress | None) -> EdgeScorer:
         with torch.no_grad(), evaluating(self.model):
             prefix = self.prefixes.prepare(rows)
             shared = len(prefix.ids)
@@ -98,12 +111,7 @@ class PackedScorer:
                 if progress is not None and finished > done:
                     progress(finished - done)
                 done = finished
-            return edges.result()
-
-    def _plan(self, full: bool) -> ScoringPlan:
-        if full not in self._plans:
-            self._plans[full] = ScoringPlan.for_trie(self.trie, full=full)
-        return self._plans[full]
+            return edges
 
 
 class EdgeScorer:
@@ -114,7 +122,7 @@ class EdgeScorer:
         self._head: HeadRows | None = None if full else decoder.head_rows(plan.tokens)
         self._columns = torch.from_numpy(plan.tokens).to(decoder.device)
         shape = (rows, plan.edges)
-        self._local = torch.zeros(shape, device=decoder.device)
+        self.local = torch.zeros(shape, device=decoder.device)
         self._global = torch.zeros(shape, device=decoder.device) if full else None
         width = decoder.vocabulary if self._head is None else self._head.width
         self._block = max(1, LOGITS_AT_ONCE // max(1, width))
@@ -128,7 +136,7 @@ class EdgeScorer:
     def result(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(rows, answers) `local` and, if asked for, `global`."""
         accumulate = self._plan.accumulate
-        return accumulate(self._local), None if self._global is None else accumulate(self._global)
+        return accumulate(self.local), None if self._global is None else accumulate(self._global)
 
     def _add_block(self, hidden: torch.Tensor, row: Ints, scored: Ints) -> None:
         plan = self._plan
@@ -143,8 +151,8 @@ class EdgeScorer:
         edge = np.repeat(plan.edge_start[scored] - begin, degree) + np.arange(int(degree.sum()))
         owner = torch.from_numpy(np.repeat(np.arange(len(row)), degree)).to(device)
         chosen = logits[owner, torch.from_numpy(plan.edge_column[edge]).to(device)]
-        place = torch.from_numpy(np.repeat(row, degree) * plan.edges + edge).to(self._local.device)
-        self._local.view(-1)[place] = log_softmax_by_group(chosen, owner, len(row)).to(self._local.device)
+        place = torch.from_numpy(np.repeat(row, degree) * plan.edges + edge).to(self.local.device)
+        self.local.view(-1)[place] = log_softmax_by_group(chosen, owner, len(row)).to(self.local.device)
         if self._global is not None and normaliser is not None:
             self._global.view(-1)[place] = (chosen - normaliser[owner]).to(self._global.device)
 

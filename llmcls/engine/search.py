@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +41,19 @@ EXACT = 1e-6
 
 GROUP_TOKENS = 4096
 """Own tokens of the rows that are searched together; their keys and values are held until all have a label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What the model says of the choices on the way to each row's right label, summed over them.
+
+    Attributes:
+        nll: (rows,) float32, minus the log-probability of that label's own answer.
+        uniform: (rows,) float32, minus the mean log-probability of all that could be chosen.
+    """
+
+    nll: torch.Tensor
+    uniform: torch.Tensor
 
 
 class SearchScorer:
@@ -103,33 +118,75 @@ class SearchScorer:
         rows = check_prompts(prompts)
         if not rows:
             return LabelScores.from_exact(torch.empty(0, len(self.trie.answers)), None, 0, self.trie)
-        parts = []
+        return LabelScores.concatenate([scores for scores, _ in self._groups(rows, None, progress)])
+
+    def guided(self, rows: list[list[int]], labels: Sequence[int]) -> tuple[LabelScores, Way]:
+        """As `score`, and besides what the model says of the way to each row's right label.
+
+        The right label's tokens are read with the row, so where the model finds that label nothing more is to be read.
+
+        Args:
+            rows: the prompts, at least one.
+            labels: (rows,) the label whose own answer is looked at.
+        """
+        found = list(self._groups(rows, labels, None))
+        ways = [way for _, way in found]
+        return LabelScores.concatenate([scores for scores, _ in found]), Way(
+            torch.cat([way.nll for way in ways]), torch.cat([way.uniform for way in ways])
+        )
+
+    def _groups(
+        self, rows: list[list[int]], labels: Sequence[int] | None, progress: Progress | None
+    ) -> Iterator[tuple[LabelScores, Way]]:
         with torch.no_grad(), evaluating(self.model):
             prefix = self.prefixes.prepare(rows)
             own = [row[len(prefix.ids) :] for row in rows]
             for group in consecutive([len(row) for row in own], max(GROUP_TOKENS, self.pack_tokens)):
-                parts.append(self._search([own[row] for row in group], prefix))
+                right = None if labels is None else [labels[row] for row in group]
+                yield self._search([own[row] for row in group], prefix, right)
                 if progress is not None:
                     progress(len(group))
-        return LabelScores.concatenate(parts)
 
-    def _search(self, own: list[list[int]], prefix: Prefix) -> LabelScores:
+    def _search(self, own: list[list[int]], prefix: Prefix, labels: Sequence[int] | None) -> tuple[LabelScores, Way]:
         trie, shared = self.trie, len(prefix.ids)
         # Every row reserves a place for each trie node, so that any of them can be fed later, in any order.
         nodes = Branch(trie.token[1:], trie.depth[1:], trie.exit[1:] - 1)
         forest = RowForest(own, [nodes] * len(own), shared)
         greedy = self.method == "greedy"
         searches = [RowSearch(trie, greedy=greedy, resolution=self.resolution) for _ in own]
-        roots = [forest.slice(int(start), int(start) + len(o)) for start, o in zip(forest.row_start, own, strict=False)]
+        # Each row's first pieces: its own tokens; where the way to its label is wanted, those to every choice on it.
+        guides = [self._choices_before(labels[row]) if labels is not None else [0] for row in range(len(own))]
+        first = [
+            [forest.slice(int(start), int(start) + len(tokens)), *self._pieces(forest, row, guides[row])]
+            for row, (start, tokens) in enumerate(zip(forest.row_start, own, strict=False))
+        ]
+        for search, pieces in zip(searches, first, strict=True):
+            search.fed += sum(len(piece.tokens) for piece in pieces[1:])
         # Rows are read in small packs, which keeps the masks small, but searched all together, because a forward of
         # a few tokens costs nearly as much as one of many.
         states, found = [], []
-        for pack in consecutive([len(row) for row in own], self.pack_tokens):
+        sizes = [sum(len(piece.tokens) for piece in pieces) for pieces in first]
+        for pack in consecutive(sizes, self.pack_tokens):
             states.append(TreeState(self.decoder, prefix))
-            found.append(self._feed(states[-1], [roots[row] for row in pack]))
+            found.append(self._feed(states[-1], [piece for row in pack for piece in first[row]]))
         state, hidden = TreeState.merge(states), torch.cat(found)
         # A root that all labels leave by the same token offers no choice: the first one lies further down.
-        expanding = [(row, 0) for row in range(len(own)) if trie.degree[0] > 1]
+        expanding = [
+            (row, node)
+            for row, pieces in enumerate(first)
+            for node in [0, *(guide for guide in guides[row] if guide)][: len(pieces)]
+        ]
+        if trie.degree[0] == 1:
+            kept = [at for at, (_, node) in enumerate(expanding) if node]
+            hidden, expanding = hidden[kept], [expanding[at] for at in kept]
+        nll, uniform = torch.zeros(len(own)), torch.zeros(len(own))
+        if labels is not None:
+            for (row, node), choices in zip(expanding, self._choices(hidden, [n for _, n in expanding]), strict=True):
+                taken = self._child_towards(labels[row], node)
+                nll[row] -= float(choices[taken])
+                uniform[row] -= float(choices.mean())
+                searches[row].follow(node, choices, int(trie.landing[trie.children(node)[taken]]))
+            expanding, hidden = [], hidden[:0]
         while True:
             for (row, node), choices in zip(expanding, self._choices(hidden, [n for _, n in expanding]), strict=True):
                 searches[row].expand(node, choices)
@@ -138,13 +195,29 @@ class SearchScorer:
             if not expanding:
                 break
             hidden = self._feed(state, [self._path(forest, searches[row], row, node) for row, node in expanding])
-        return LabelScores(
+        scores = LabelScores(
             local=torch.from_numpy(np.stack([search.local for search in searches])),
             predicted=torch.tensor([search.found for search in searches]),
             margin=torch.tensor([search.margin for search in searches], dtype=torch.float32),
             fed=torch.tensor([search.fed for search in searches]),
             failed=torch.tensor([search.failed for search in searches]),
         )
+        return scores, Way(nll, uniform)
+
+    def _choices_before(self, label: int) -> list[int]:
+        """The branching nodes on the way to a label's own answer, from the root down."""
+        path = [0, *self.trie.path(int(self.trie.leaf[label])).tolist()]
+        return [node for node in path if self.trie.degree[node] > 1]
+
+    def _child_towards(self, label: int, node: int) -> int:
+        """Which of a node's children leads to a label's own answer."""
+        child = int(self.trie.path(int(self.trie.leaf[label]), above=node)[0])
+        return int(np.searchsorted(self.trie.children(node), child))
+
+    def _pieces(self, forest: RowForest, row: int, guide: Sequence[int]) -> list[TreeChunk]:
+        """The tokens that lead from each branching node to the next, below the root."""
+        nodes = [0, *(node for node in guide if node)]
+        return [self._piece(forest, row, node, above) for above, node in pairwise(nodes)]
 
     def _feed(self, state: TreeState, pieces: list[TreeChunk]) -> torch.Tensor:
         """Feed the pieces packed, at most `pack_tokens` at once; the hidden state of each piece's last token."""
@@ -167,8 +240,12 @@ class SearchScorer:
 
     def _path(self, forest: RowForest, search: RowSearch, row: int, node: int) -> TreeChunk:
         """The tokens between the node whose expansion led to `node` and `node` itself."""
-        path = self.trie.path(node, above=search.expanded_from[node])
-        search.fed += len(path)
+        piece = self._piece(forest, row, node, search.expanded_from[node])
+        search.fed += len(piece.tokens)
+        return piece
+
+    def _piece(self, forest: RowForest, row: int, node: int, above: int) -> TreeChunk:
+        path = self.trie.path(node, above=above)
         own = int(forest.own_length[row])
         base = int(forest.row_start[row]) + own - 1 + forest.first_position
         return TreeChunk(
@@ -250,6 +327,17 @@ class RowSearch:
             return
         self._take_in(node, self._trie.landing[self._trie.children(node)], choices + np.float64(self._bound[node]))
 
+    def follow(self, node: int, choices: NDArray[np.float32], target: int) -> None:
+        """As `expand`, of nodes on one way down: `target`, where the way goes on, is expanded next, or it is a leaf."""
+        if node not in self._bound:  # what all labels begin with leads to it
+            self._hand_out(*self._pop())
+        bounds = choices + np.float64(self._bound[node])
+        targets = self._trie.landing[self._trie.children(node)]
+        following = int(np.flatnonzero(targets == target)[0])
+        self._take_in(node, targets, bounds, following)
+        if self._trie.label[target] < 0:
+            self._hand_out(node, target, float(bounds[following]))
+
     def next_node(self) -> int | None:
         """The node to expand next, or None when the label has been found, or never will be."""
         if self.failed:
@@ -260,8 +348,11 @@ class RowSearch:
             return self._hand_out(*self._pop())
         return self._complete()
 
-    def _take_in(self, node: int, targets: NDArray[np.int64], bounds: Floats) -> None:
-        """Children of `node`, each followed down its forced tokens: an answer becomes known, any other node open."""
+    def _take_in(self, node: int, targets: NDArray[np.int64], bounds: Floats, without: int = -1) -> None:
+        """Children of `node`, each followed down its forced tokens: an answer becomes known, any other node open.
+
+        The child number `without` is open, but not waiting for its turn.
+        """
         labels = self._trie.label[targets]
         ends = labels >= 0
         np.logaddexp.at(self._known, labels[ends], bounds[ends])
@@ -270,6 +361,7 @@ class RowSearch:
         order = np.flatnonzero(~ends)
         order = order[np.argsort(-bounds[order], kind="stable")]
         self._open += float(np.exp(bounds[order]).sum())
+        order = order[order != without]
         if self._greedy:
             self._step = None if ends[best] else (node, int(targets[best]), float(bounds[best]))
             order = order[order != best]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
+from llmcls.ahead import ahead
 from llmcls.answers import Answered, Layout
 from llmcls.engine.packing import TRAINING_PACK_TOKENS, Batch, cut_rows, round_up
 from llmcls.engine.tree import shared_prefix_length
@@ -124,6 +125,32 @@ class RowOrder(torch.utils.data.Sampler[int]):
             yield from steps[at]
         for rows in last:
             yield from rows
+
+
+class LaidOutAhead:
+    """A data loader whose batches are made by a thread, ahead of the model; in everything else the loader itself.
+
+    The caller's thread starts the loader, which draws from torch's random numbers then; rows are chosen and laid out
+    without any.
+
+    Args:
+        loader: a `torch.utils.data.DataLoader` without worker processes.
+        depth: batches made ahead: a step's.
+    """
+
+    def __init__(self, loader: Any, depth: int) -> None:
+        self._loader, self._depth = loader, depth
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        return ahead(iter(self._loader), depth=self._depth)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_loader", "_depth"):  # not there yet: copying makes an object without `__init__`
+            raise AttributeError(name)
+        return getattr(self._loader, name)
 
 
 def make_dataset(rows: Sequence[dict[str, Any]], filler: bool) -> Dataset:

@@ -10,6 +10,7 @@ truncated or dropped on the way, and only answer tokens carry loss.
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
 from llmcls.console import Reporter
@@ -34,16 +36,16 @@ from llmcls.errors import LlmclsError
 from llmcls.model.hardware import exact_dtype
 from llmcls.processes.stopping import StopSignals
 from llmcls.settings import Settings
-from llmcls.training.batches import Collator, RowOrder, make_dataset
+from llmcls.training.batches import Collator, LaidOutAhead, RowOrder, make_dataset
 from llmcls.training.callbacks import HealthCallback, ProgressCallback, RowsRight, StoppingCallback
 from llmcls.training.checkpoints import remove_old, seal_checkpoint, writing_checkpoint
 from llmcls.training.configuration import check_ranking, clear_target_errors, make_lora_config, refusing
 from llmcls.training.cost import CostCallback, count_weights
+from llmcls.training.validation import Reading
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
     from transformers import PreTrainedModel
-    from transformers.trainer_utils import EvalLoopOutput
 
     from llmcls.runs.assembly import Assembly
 
@@ -68,11 +70,13 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         save_minutes: float,
         keep: int | None,
         group_by_length: bool,
+        scoring_pack_tokens: int | None = None,
         **kwargs: Any,
     ) -> None:
         self._logits = packed_logits if collator.packed else padded_logits
         self._collator, self._measure, self._group_by_length = collator, measure, group_by_length
         self._save_seconds, self._keep = save_minutes * 60, keep
+        self._scoring_pack_tokens = scoring_pack_tokens
         self._saved_at = time.monotonic()
         self.stop: StopSignals | None = None
         self.stopping = self.save_is_due = False
@@ -109,11 +113,7 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         else:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients, the count is over all processes
             self._trained += rows_right(logits.detach(), inputs).to(self._trained)  # read where the loss is read
-        if not torch.isfinite(loss):
-            raise LlmclsError(
-                f"The loss became {loss.item()} at step {self.state.global_step}; "
-                "lower training.learning_rate, or set training.mixed_precision to 'no'."
-            )
+        self._check_finite(loss.item())
         return loss
 
     def training_step(
@@ -184,33 +184,64 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
 
         TRL's mean is over batches, of which the last is smaller, and its accuracy is of tokens under teacher forcing.
         """
+        dataset, figures, reading = dataloader.dataset, {}, None
         self._evaluated.zero_()
-        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if not self.is_fsdp_enabled:
+            reading = self._read(dataset)
+        if reading is not None and reading.knows_loss:
+            # A DataLoader draws a seed at its start: a training draws the same numbers however its rows are validated.
+            torch.empty((), dtype=torch.int64).random_()
+            output = EvalLoopOutput(None, None, {}, num_samples=reading.rows)
+        else:
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         losses, weights = self._agree(self._evaluated.tolist()).sum(0).tolist()
-        metrics = {"loss": losses / weights, **self._check_labels(dataloader.dataset)}
+        loss = losses / weights
+        self._check_finite(loss)
+        if reading is not None:
+            figures = self._measure_reading(reading)
+        metrics = {"loss": loss, **figures}
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
-    def _check_labels(self, dataset: Dataset) -> dict[str, float]:
-        """Accuracy, ROC-AUC and their like of constrained prediction; each process predicts some rows.
+    def _read(self, dataset: Dataset) -> Reading:
+        """Each process reads some rows; with their losses where these take no forward of their own.
 
-        With ZeRO-3 a layer's weights come together only while all processes run it, so all predict all rows. FSDP
-        brings the embeddings together in the whole model's `forward` only, which the scorer does without.
+        With ZeRO-3 a layer's weights come together only while all processes run it, so all read all rows. FSDP brings
+        the embeddings together in the whole model's `forward` only, which reading does without.
         """
-        if self.is_fsdp_enabled:
-            return {}
-        rows = len(dataset) - ("filler" in dataset.column_names)
+        reading = Reading(
+            self.model,
+            self._collator,
+            dataset,
+            probabilities=self.args.metric_for_best_model == "roc_auc",
+            pack_tokens=self._scoring_pack_tokens,
+            batch_size=self.args.eval_batch_size,
+        )
         together = is_deepspeed_zero3_enabled()
-        mine = list(range(rows) if together else range(self.args.process_index, rows, self.args.world_size))
-        layout, targets, probabilities = self._collator.layout, None, None
-        if mine:
-            found = self._collator.predict(self.model, dataset[mine]["input_ids"], self.args.eval_batch_size)
-            targets, probabilities = found.targets, found.probabilities
-        if not together:
-            targets = self._collect(targets, mine, (rows, *layout.target_shape), torch.int64)
-            if layout.probable(self.model):
-                probabilities = self._collect(probabilities, mine, (rows, layout.labels), self._evaluated.dtype)
-        return self._measure(dataset[:rows]["label"], [] if targets is None else targets.tolist(), probabilities)
+        reading.read(
+            range(reading.rows) if together else range(self.args.process_index, reading.rows, self.args.world_size)
+        )
+        if reading.knows_loss and not (together and self.args.process_index):
+            self._evaluated += torch.tensor(reading.loss).to(self._evaluated)
+        return reading
+
+    def _measure_reading(self, reading: Reading) -> dict[str, float]:
+        """Accuracy, ROC-AUC and their like of what all processes have read."""
+        targets, probabilities = reading.targets, reading.probabilities
+        if not is_deepspeed_zero3_enabled():
+            layout, mine = self._collator.layout, range(self.args.process_index, reading.rows, self.args.world_size)
+            targets = self._collect(targets, mine, (reading.rows, *layout.target_shape), torch.int64)
+            if reading.probable:
+                shape = (reading.rows, layout.labels)
+                probabilities = self._collect(probabilities, mine, shape, self._evaluated.dtype)
+        return self._measure(reading.true, [] if targets is None else targets.tolist(), probabilities)
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise LlmclsError(
+                f"The loss became {loss} at step {self.state.global_step}; "
+                "lower training.learning_rate, or set training.mixed_precision to 'no'."
+            )
 
     def _collect(
         self, mine: torch.Tensor | None, at: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype
@@ -274,6 +305,16 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         with refusing(TypeError, ValueError, says=says):
             return super().create_scheduler(*args, **kwargs)
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As transformers does; the rows of the next step are laid out while the model is busy with this one.
+
+        What is left of an epoch after a resume is laid out in time: accelerate makes another loader for it.
+        """
+        loader: Any = super().get_train_dataloader()
+        if not self.args.dataloader_num_workers:  # else processes build batches
+            loader.base_dataloader = LaidOutAhead(loader.base_dataloader, self.args.gradient_accumulation_steps)
+        return loader  # type: ignore[no-any-return]
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> RowOrder:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         return self._order(dataset, self._train_batch_size, self.args.seed)
@@ -336,6 +377,7 @@ def make_trainer(
             save_minutes=settings.training.save_minutes,
             keep=settings.training.save_total_limit,
             group_by_length=settings.training.train_sampling_strategy == "group_by_length",
+            scoring_pack_tokens=settings.prediction.pack_tokens,
             model=model,
             args=config,
             processing_class=assembly.tokenizer,
