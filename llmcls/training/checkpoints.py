@@ -19,19 +19,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from llmcls.console import Reporter
 from llmcls.errors import LlmclsError, several
 from llmcls.files import flush, replacing, sha256_of
 from llmcls.processes.world import World
+from llmcls.runs.remains import IDENTITY
+from llmcls.runs.writing import is_write_failure
 from llmcls.settings import Settings
 from llmcls.training.backends import effective_batch
 
 SEAL = "complete.json"
-IDENTITY = "resume.json"
-STATE = ("trainer", IDENTITY)
-"""What an unfinished run goes on from; the finished one does without."""
 
 # Settings that may change from one attempt to the next: they do not change what is learned.
 _FREE = {
@@ -156,9 +153,8 @@ def writing_checkpoint(checkpoint: Path) -> Iterator[Path]:
     """
     try:
         yield checkpoint
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch.save forgets the system's error, and names its own source file instead.
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+    except Exception as error:
+        if not is_write_failure(error):
             raise
         shutil.rmtree(checkpoint, ignore_errors=True)
         reason = (isinstance(error, OSError) and error.strerror) or "writing failed"
@@ -208,12 +204,6 @@ def remove_leftovers(checkpoint: Path) -> None:
             shutil.rmtree(other)
     for part in ("adapter", "model", "tokenizer"):
         shutil.rmtree(checkpoint.parent.parent / part, ignore_errors=True)
-
-
-def remove_state(run: Path) -> None:
-    """Delete what a finished run no longer needs."""
-    shutil.rmtree(run / "trainer", ignore_errors=True)
-    (run / IDENTITY).unlink(missing_ok=True)
 
 
 def _newest(folder: Path, reporter: Reporter) -> Path | None:
