@@ -197,6 +197,18 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
         """
         if self._still and not self._moved:
             raise _nothing_learned(state)
+        self._check_weights(state, model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Weights that are no numbers are not worth the checkpoint of the end, which a run with other settings refuses.
+
+        Raises:
+            LlmclsError: when a trained weight is no number after the last step.
+        """
+        if state.global_step >= state.max_steps:
+            self._check_weights(state, model)
+
+    def _check_weights(self, state: Any, model: Any) -> None:
         for name, weight in model.named_parameters():
             if weight.requires_grad and not torch.isfinite(weight).all():
                 raise LlmclsError(

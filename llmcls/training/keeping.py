@@ -56,7 +56,8 @@ def write_run(
 ) -> None:
     """Write everything but the weights, and seal the run."""
     assembly.tokenizer.save_pretrained(folder / "tokenizer")
-    lines = [to_json(entry) for entry in trainer.state.log_history]
+    # Sorted, as a checkpoint gives them back: the log of a run that was interrupted looks like any other.
+    lines = [to_json(dict(sorted(entry.items()))) for entry in trainer.state.log_history]
     (folder / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if (events := folder / "trainer" / "runs").is_dir():
         shutil.move(events, folder / "tensorboard")

@@ -273,7 +273,8 @@ def _join(job: Job, material: _Material, prepared: _Prepared) -> Unfinished:
     if job.start is not None:
         identity["run it goes on from"] = job.start.run.fingerprint
     if world.is_main:
-        checkpoint = choose_checkpoint(folder, job.resume, identity, force=job.force, reporter=job.reporter)
+        best = settings.training.load_best_model_at_end
+        checkpoint = choose_checkpoint(folder, job.resume, identity, force=job.force, reporter=job.reporter, best=best)
     unfinished = Unfinished(path, world, identity, world.share(checkpoint), config)
     described = describe_world(world, material.formats, settings.training)
     job.reporter.say(f"Loading {base.checkpoint} on {described}")
