@@ -1,20 +1,22 @@
 """How a run ends early: asked to by a signal, or because another process of it, or their launcher, is gone.
 
-with StopSignals() as stop:              # SIGTERM, SIGINT: then a checkpoint and StoppedError
+with StopSignals(reporter.say) as stop:  # SIGTERM, SIGINT: then a checkpoint and StoppedError
     ...
     if stop.received: ...
+    with stop.leaving_at_once("Stopped; the same command goes on."): ...
 with failing_once():                     # one process's error is shown, the others leave quickly and quietly
     train(...)
 """
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -43,15 +45,25 @@ class StoppedError(LlmclsError):
     """A signal ended the training; a checkpoint was written. The message says how to go on."""
 
 
+class _Interruption(BaseException):
+    """Leaves what may be left at once; not an `Exception`, so that no library takes it for a failure of its own."""
+
+
 class StopSignals:
     """Notes SIGTERM and SIGINT while the block runs; a second SIGINT interrupts at once.
 
-    Only the main thread may handle signals, so in another one nothing is noted. Processes under a launcher get one
-    Ctrl-C several times (from the terminal and from the launcher), so there the second means nothing.
+    Where nothing is lost by leaving (`leaving_at_once`), the first signal ends the block. Only the main thread may
+    handle signals, so in another one nothing is noted. Processes under a launcher get one Ctrl-C several times (from
+    the terminal and from the launcher), so there the second means nothing.
+
+    Args:
+        say: hears at once that a signal has come, while it is only noted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
         self.received: signal.Signals | None = None
+        self._say = say
+        self._leaves = self._ignored = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -63,10 +75,58 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def leaving_at_once(self, message: str, come: bool = False) -> Iterator[None]:
+        """A block that a signal ends where it is, because the same command does what was left.
+
+        Args:
+            message: says what there is and how to go on.
+            come: a signal has come to another process of the run.
+
+        Raises:
+            StoppedError: with the message, when a signal came before the block or in it.
+        """
+        if come and self.received is None:
+            self.received = signal.SIGTERM
+        try:
+            self._leaves = True
+            self._leave()
+            yield
+            self._leave()  # a destructor may have dropped the exception
+        except _Interruption:
+            raise StoppedError(message) from None
+        except RuntimeError as error:
+            if self.received is None:
+                raise
+            raise StoppedError(message) from error  # another process has left, and the exchange with it failed
+        finally:
+            self._leaves = False
+
+    def ignore(self) -> None:
+        """From here on nothing is left to stop; a second Ctrl-C still interrupts."""
+        self._ignored = True
+
+    def _leave(self) -> None:
+        if self.received is not None:
+            raise _Interruption
+
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if _attempt_folder() is None and self.received == number == signal.SIGINT:
+        again = self.received == number
+        if _attempt_folder() is None and again and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+        if self._leaves:
+            raise _Interruption
+        if self._say is not None and not again and not self._ignored:
+            # By a thread: what the handler interrupts may be writing to the same stream, which takes no second writer.
+            # Not by `threading`, whose own lock may be held where the signal came.
+            _thread.start_new_thread(self._say, (_stopping_line(self.received),))
+
+
+def _stopping_line(received: signal.Signals) -> str:
+    name = "Ctrl-C" if received == signal.SIGINT else received.name
+    second = "; a second Ctrl-C ends at once, without one" * (name == "Ctrl-C" and _attempt_folder() is None)
+    return f"{name}: stopping after this step, with a checkpoint{second}"
 
 
 @contextmanager

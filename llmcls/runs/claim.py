@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llmcls.errors import LlmclsError
 from llmcls.files import LockedError, locked
-from llmcls.runs.writing import no_place
+from llmcls.runs.writing import lock_file, no_place
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def claiming(path: str | Path, timeout: float = 10) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(path.with_name(f"{path.name}.lock"), timeout))
+            stack.enter_context(locked(lock_file(path), timeout))
         except LockedError as holder:
             raise LlmclsError(
                 f"'{path}' is being trained by {holder}; wait for it, or choose another --output-dir."

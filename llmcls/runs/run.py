@@ -29,6 +29,7 @@ from llmcls.prompt.shots import Shots
 from llmcls.prompt.template import PromptTemplate
 from llmcls.records import Example
 from llmcls.runs.migrations import FORMAT, migrate, migrate_settings, readable_formats
+from llmcls.runs.remains import clear_remains
 from llmcls.runs.writing import CARD, MARK, is_card, unfinished_folder
 from llmcls.settings import ModelSettings, Settings, make_settings
 
@@ -95,6 +96,7 @@ class Run:
             problems += [f"{name} was added" for name in sorted(found - card["seal"].keys())]
         if problems:
             raise LlmclsError(several(problems, f"Run '{path}' does not match its seal; restore it or train again"))
+        clear_remains(path)
         return cls(path, migrate(card), card["format"])
 
     def __repr__(self) -> str:

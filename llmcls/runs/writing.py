@@ -29,7 +29,7 @@ CARD = "run.json"
 """The file that makes a folder a run."""
 
 IDENTITY = "resume.json"
-"""What an unfinished run was begun with."""
+"""What a run was begun with, for those who would go on with it."""
 
 MARK = "unfinished.txt"
 """The file that says that llmcls has made a folder."""
@@ -56,6 +56,11 @@ def default_path(settings: Settings) -> Path:
 def unfinished_folder(path: Path) -> Path:
     """Where a run is written until it is finished."""
     return path.with_name(f"{path.name}.unfinished")
+
+
+def lock_file(path: Path) -> Path:
+    """What the process that trains a run holds."""
+    return path.with_name(f"{path.name}.lock")
 
 
 def check_free(path: str | Path, overwrite: bool) -> None:
@@ -208,10 +213,25 @@ def explaining_writes(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno is None:
+    except Exception as error:
+        if not is_write_failure(error):
             raise
-        raise LlmclsError(f"Writing the run failed: {error}. What was written is in '{folder}'.") from error
+        raise LlmclsError(
+            f"Writing the run failed: {error}. What was written is in '{folder}'; make room, and the same command with "
+            "the same --output-dir goes on from there."
+        ) from error
+
+
+def is_write_failure(error: Exception) -> bool:
+    """Whether this is what the system, or a library that writes through it, raises when a file cannot be written.
+
+    torch and tokenizers forget the system's error and raise what else means a mistake of ours; their words tell it.
+    """
+    if isinstance(error, OSError):
+        return error.errno is not None  # transformers raises such errors of its own, without a number
+    if isinstance(error, RuntimeError):
+        return "inline_container" in str(error)
+    return isinstance(error, SafetensorError) or (type(error) is Exception and "os error" in str(error))
 
 
 def no_place(path: Path, error: OSError) -> LlmclsError:

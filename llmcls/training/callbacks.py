@@ -36,32 +36,43 @@ class Watched(Protocol):
 
 
 class StoppingCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes a checkpoint when one is due by the clock, or when a signal asks the run to stop.
+    """Writes a checkpoint when one is due by the clock, at the end, or when a signal asks the run to stop.
 
-    `Trainer` evaluates at an epoch's end after it has saved the epoch's last step. A run that goes on from there would
-    have lost that evaluation and the random numbers it drew, so such a checkpoint waits for the evaluation.
+    `Trainer` evaluates at an epoch's end, and at the end of training, after it has saved the last step. A run that goes
+    on from there would have lost that evaluation and the random numbers it drew, so such a checkpoint waits for the
+    evaluation. The one of the end always is written: what comes after training may be killed, too, or find no room.
+
+    A checkpoint says that training has ended (`control.should_training_stop`) only where it has: a signal's stop is
+    decided after its checkpoint.
     """
 
     def __init__(self, trainer: Watched) -> None:
         self._trainer = trainer
-        self._waiting = False
+        self._waiting = self._leaving = False
+        self._saved = -1  # the step of the last checkpoint
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """All processes have agreed on this at the beginning of the step."""
         stop = self._trainer.stop
         if args.world_size == 1 and stop is not None and stop.received is not None:
             self._trainer.stopping = True
-        if state.global_step < state.max_steps:
-            control.should_training_stop |= self._trainer.stopping
-            control.should_save |= self._trainer.stopping or self._trainer.save_is_due
-        self._waiting = control.should_save and state.epoch.is_integer()
+        last = state.global_step >= state.max_steps
+        control.should_save |= last or self._trainer.stopping or self._trainer.save_is_due
+        self._waiting = control.should_save and (last or state.epoch.is_integer())
         control.should_save &= not self._waiting
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After a signal, what has been saved is left."""
+        self._saved = state.global_step
+        self._leaving = self._trainer.stopping and not control.should_training_stop
+        control.should_training_stop |= self._leaving
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """`Trainer` calls this also when training stops amid an epoch; then the checkpoint is written already."""
-        if self._trainer.stopping and not state.epoch.is_integer():
+        if self._leaving and not state.epoch.is_integer():
             control.should_evaluate = control.should_save = False
         control.should_save |= self._waiting
+        control.should_save &= self._saved != state.global_step or control.should_evaluate
         self._waiting = False
 
 
@@ -146,8 +157,10 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
         self._moved, self._still = False, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A run that goes on may have moved before."""
-        self._moved = any(entry.get("grad_norm") for entry in state.log_history)
+        """A run that goes on may have moved before, or stood still."""
+        norms = [entry["grad_norm"] for entry in state.log_history if "grad_norm" in entry]
+        self._moved = any(math.isfinite(norm) and norm != 0 for norm in norms)
+        self._still = next((at for at, norm in enumerate(reversed(norms)) if norm != 0), len(norms))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Look at the gradient norm of each logged step.
@@ -184,6 +197,18 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
         """
         if self._still and not self._moved:
             raise _nothing_learned(state)
+        self._check_weights(state, model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Weights that are no numbers are not worth the checkpoint of the end, which a run with other settings refuses.
+
+        Raises:
+            LlmclsError: when a trained weight is no number after the last step.
+        """
+        if state.global_step >= state.max_steps:
+            self._check_weights(state, model)
+
+    def _check_weights(self, state: Any, model: Any) -> None:
         for name, weight in model.named_parameters():
             if weight.requires_grad and not torch.isfinite(weight).all():
                 raise LlmclsError(

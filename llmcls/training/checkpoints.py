@@ -19,19 +19,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from llmcls.console import Reporter
 from llmcls.errors import LlmclsError, several
-from llmcls.files import flush, replacing, sha256_of
+from llmcls.files import draft_of, flush, replacing, sha256_of
 from llmcls.processes.world import World
-from llmcls.runs.writing import IDENTITY
+from llmcls.runs.writing import CARD, IDENTITY, is_write_failure
 from llmcls.settings import Settings
 from llmcls.training.backends import effective_batch
 
 SEAL = "complete.json"
-STATE = ("trainer", IDENTITY)
-"""What an unfinished run goes on from; the finished one does without."""
+STATE_FILE = "trainer_state.json"
+"""What transformers' `Trainer` knows of a training; `TRAINER_STATE_NAME` there."""
+
 
 # Settings that may change from one attempt to the next: they do not change what is learned.
 _FREE = {
@@ -72,7 +71,7 @@ def describe_run(settings: Settings, data: str, base_model: str, world: World) -
 
 
 def choose_checkpoint(
-    folder: Path, wanted: str, identity: Mapping[str, Any], *, force: bool, reporter: Reporter
+    folder: Path, wanted: str, identity: Mapping[str, Any], *, force: bool, reporter: Reporter, best: bool = False
 ) -> Path | None:
     """The checkpoint to go on from, or None to begin anew.
 
@@ -82,6 +81,7 @@ def choose_checkpoint(
         identity: `describe_run` of this attempt.
         force: go on although settings or data differ; not with another backend, whose files are other ones.
         reporter: hears of checkpoints that are skipped.
+        best: the best checkpoint will be kept at the end, so that one must be whole as well.
 
     Raises:
         LlmclsError: when a named checkpoint is not whole, another backend wrote it, or settings or data differ; every
@@ -91,10 +91,10 @@ def choose_checkpoint(
         return None
     if wanted != "auto":
         checkpoint = Path(wanted)
-        if reason := find_fault(checkpoint):
+        if reason := find_fault(checkpoint, best):
             raise LlmclsError(f"Checkpoint '{checkpoint}' cannot be used: {reason}.")
     else:
-        found = _newest(folder, reporter)
+        found = _newest(folder, reporter, best)
         if found is None:
             return None
         checkpoint = found
@@ -156,9 +156,8 @@ def writing_checkpoint(checkpoint: Path) -> Iterator[Path]:
     """
     try:
         yield checkpoint
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch.save forgets the system's error, and names its own source file instead.
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+    except Exception as error:
+        if not is_write_failure(error):
             raise
         shutil.rmtree(checkpoint, ignore_errors=True)
         reason = (isinstance(error, OSError) and error.strerror) or "writing failed"
@@ -171,8 +170,8 @@ def writing_checkpoint(checkpoint: Path) -> Iterator[Path]:
         ) from error
 
 
-def find_fault(checkpoint: Path) -> str | None:
-    """Why a checkpoint must not be used, or None when it is whole."""
+def find_fault(checkpoint: Path, best: bool = False) -> str | None:
+    """Why a checkpoint must not be used, or None when it is whole; with `best` also the best one before it."""
     seal = checkpoint / SEAL
     if not checkpoint.is_dir():
         return "there is no such folder"
@@ -188,6 +187,10 @@ def find_fault(checkpoint: Path) -> str | None:
             return f"{name} is missing"
         if _fingerprint(file) != fingerprint:
             return f"{name} has changed"
+    if best and (chosen := json.loads((checkpoint / STATE_FILE).read_text("utf-8")).get("best_model_checkpoint")):
+        beside = checkpoint.parent / Path(chosen).name
+        if beside.name != checkpoint.name and (reason := find_fault(beside)):
+            return f"the best checkpoint so far, {beside.name}, cannot be used: {reason}"
     return None
 
 
@@ -206,19 +209,18 @@ def remove_leftovers(checkpoint: Path) -> None:
         if _step(other) > _step(checkpoint):
             (other / SEAL).unlink(missing_ok=True)
             shutil.rmtree(other)
+    folder = checkpoint.parent.parent
     for part in ("adapter", "model", "tokenizer"):
-        shutil.rmtree(checkpoint.parent.parent / part, ignore_errors=True)
+        shutil.rmtree(folder / part, ignore_errors=True)
+    for file in (folder / CARD, draft_of(folder / CARD)):  # or the draft would be sealed, and then renamed
+        file.unlink(missing_ok=True)
+    if (events := folder / "tensorboard").is_dir() and not (folder / "trainer" / "runs").exists():
+        events.rename(folder / "trainer" / "runs")  # where the tracker goes on, and whence they are moved at the end
 
 
-def remove_state(run: Path) -> None:
-    """Delete what a finished run no longer needs."""
-    shutil.rmtree(run / "trainer", ignore_errors=True)
-    (run / IDENTITY).unlink(missing_ok=True)
-
-
-def _newest(folder: Path, reporter: Reporter) -> Path | None:
+def _newest(folder: Path, reporter: Reporter, best: bool) -> Path | None:
     for checkpoint in _checkpoints(folder / "trainer"):
-        reason = find_fault(checkpoint)
+        reason = find_fault(checkpoint, best)
         if reason is None:
             return checkpoint
         reporter.warn(f"'{checkpoint}' is skipped: {reason}.")

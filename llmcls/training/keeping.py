@@ -7,6 +7,7 @@ write_run(folder, trainer, assembly, settings, describe(settings, splits, assemb
 from __future__ import annotations
 
 import csv
+import json
 import platform
 import shutil
 from collections.abc import Sequence
@@ -21,9 +22,9 @@ from llmcls.data.splits import DataSplits
 from llmcls.figures import to_json
 from llmcls.plugin.manager import describe_plugins, load_plugins
 from llmcls.runs.assembly import Assembly
+from llmcls.runs.remains import STATE
 from llmcls.runs.run import write_card
 from llmcls.settings import Settings
-from llmcls.training.checkpoints import STATE
 
 if TYPE_CHECKING:
     from llmcls.training.trainer import LabelTrainer
@@ -36,8 +37,18 @@ def save_weights(trainer: LabelTrainer, folder: Path) -> None:
     sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
     if trainer.is_world_process_zero():
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder, state_dict=state)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        model.save_pretrained(folder, state_dict=state)
+        if (written := folder / "adapter_config.json").is_file():
+            _sort_sets(written, model.peft_config["default"])
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; run.json describes the run
+
+
+def _sort_sets(file: Path, config: Any) -> None:
+    """Give what PEFT keeps as sets one order: it writes them as they come, which differs from process to process."""
+    values = json.loads(file.read_text(encoding="utf-8"))
+    values |= {name: sorted(value) for name, value in vars(config).items() if isinstance(value, set)}
+    file.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def write_run(
@@ -45,7 +56,8 @@ def write_run(
 ) -> None:
     """Write everything but the weights, and seal the run."""
     assembly.tokenizer.save_pretrained(folder / "tokenizer")
-    lines = [to_json(entry) for entry in trainer.state.log_history]
+    # Sorted, as a checkpoint gives them back: the log of a run that was interrupted looks like any other.
+    lines = [to_json(dict(sorted(entry.items()))) for entry in trainer.state.log_history]
     (folder / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if (events := folder / "trainer" / "runs").is_dir():
         shutil.move(events, folder / "tensorboard")

@@ -8,8 +8,8 @@ run.path
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,26 +25,17 @@ from llmcls.errors import LlmclsError
 from llmcls.model.hardware import Formats, choose_formats
 from llmcls.model.loading import load_model, locate
 from llmcls.processes.stopping import StoppedError, StopSignals
-from llmcls.processes.world import World, join_training, launched_rank, launched_size, requested_backend
+from llmcls.processes.world import join_training, launched_rank, launched_size, requested_backend
 from llmcls.runs.assembly import Assembly, assemble
 from llmcls.runs.claim import claiming
+from llmcls.runs.remains import clear_remains, remove_state
 from llmcls.runs.run import Run
-from llmcls.runs.writing import (
-    check_free,
-    check_unfinished,
-    default_path,
-    explaining_writes,
-    unfinished_folder,
-    writing,
-)
+from llmcls.runs.writing import check_free, check_unfinished, default_path, explaining_writes, unfinished_folder
 from llmcls.settings import LoraSettings, Settings, make_settings
 from llmcls.training.backends import SHARDED, check_request, describe_world, effective_batch
 from llmcls.training.checkpoints import (
     choose_checkpoint,
     describe_run,
-    record_identity,
-    remove_leftovers,
-    remove_state,
 )
 from llmcls.training.going_on import Start, announce_start, explicit_settings, find_start
 from llmcls.training.keeping import describe, save_weights, write_bad_rows, write_run
@@ -58,6 +49,7 @@ from llmcls.training.preparation import (
     read_data,
     resolve_class_weights,
 )
+from llmcls.training.unfinished import Unfinished, goes_on, stopped, writing_run
 
 if TYPE_CHECKING:
     from transformers.trainer_utils import TrainOutput
@@ -160,6 +152,8 @@ def train(
     source = data if data is not None else resolved.data.source
     resolved = resolved.model_copy(update={"model": locate(resolved.model), "data": locate_source(resolved.data)})
     path = Path(resolved.output_dir or default_path(resolved))
+    if launched_rank() == 0:
+        clear_remains(path)
     with claiming(path) if launched_rank() == 0 else nullcontext():
         while True:
             try:
@@ -183,20 +177,32 @@ def _free_memory() -> None:
 
 def _train(job: Job) -> Run:
     """One attempt, from data to a run directory."""
-    material = _read(job)
-    prepared = _prepare(job, material)
-    loaded = _load(job, material, prepared)
-    path, world = loaded.path, loaded.world
-    with ExitStack() as stack:
+    stop, begun = StopSignals(job.reporter.say), goes_on(job.path, job.resume)
+    with ExitStack() as signals:
+        if begun:  # else there is nothing to keep yet, and a signal does what it always does
+            signals.enter_context(stop)
+        with stop.leaving_at_once(stopped(job.path, "before training went on")):
+            material = _read(job)
+            prepared = _prepare(job, material)
+            unfinished = _join(job, material, prepared)
+            model, packed = _load(job, material, prepared)
+        if not begun:
+            signals.enter_context(stop)
+        path, world = unfinished.path, unfinished.world
+        with ExitStack() as stack:
+            if world.is_main:
+                stack.enter_context(writing_run(unfinished, job.overwrite, job.reporter))
+            world.wait()
+            trainer = _make_trainer(job, material, prepared, unfinished, model, packed)
+            trainer.stop = stop
+            metrics = _fit(job, unfinished, trainer)
+            with stop.leaving_at_once(stopped(path, "after the last step"), come=trainer.signal_has_come()):
+                _keep(job, material, prepared, unfinished, trainer, metrics)
+            stop.ignore()  # all is done but for the name
         if world.is_main:
-            stack.enter_context(_writing(job, loaded))
+            remove_state(path)  # last: whatever fails before, the run can go on
         world.wait()
-        trainer, metrics = _fit(job, material, prepared, loaded)
-        _keep(job, material, prepared, loaded, trainer, metrics)
-    if world.is_main:
-        remove_state(path)  # last: whatever fails before, the run can go on
-    world.wait()
-    return Run.open(path)
+        return Run.open(path)
 
 
 @dataclass(frozen=True)
@@ -253,34 +259,19 @@ def _prepare(job: Job, material: _Material) -> _Prepared:
     return _Prepared(assembly, train_rows, validation_rows, truncated)
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """The processes, the model, and where an unfinished run goes on."""
-
-    path: Path
-    world: World
-    identity: dict[str, Any]
-    checkpoint: Path | None
-    config: Any
-    model: Any
-    packed: bool
-
-    @property
-    def folder(self) -> Path:
-        """Where the run is written until it is finished."""
-        return unfinished_folder(self.path)
-
-
-def _load(job: Job, material: _Material, prepared: _Prepared) -> _Loaded:
-    """Join the other processes, choose the checkpoint to go on from, and load the model."""
-    from transformers import set_seed
-
+def _join(job: Job, material: _Material, prepared: _Prepared) -> Unfinished:
+    """Join the other processes, and choose the checkpoint to go on from."""
     from llmcls.training.configuration import make_config
 
-    settings, reporter, formats, assembly = job.settings, job.reporter, material.formats, prepared.assembly
-    base, has_validation = assembly.base, bool(prepared.validation_rows)
+    settings, base = job.settings, prepared.assembly.base
     # The configuration before the model: it starts torch.distributed, and tells ZeRO-3 to shard what is loaded.
-    config = make_config(settings, formats, base.adapter, unfinished_folder(job.path) / "trainer", has_validation)
+    config = make_config(
+        settings,
+        material.formats,
+        base.adapter,
+        unfinished_folder(job.path) / "trainer",
+        bool(prepared.validation_rows),
+    )
     world = join_training(config, material.backend)
     path = world.share(job.path)  # its default holds the time
     folder, checkpoint = unfinished_folder(path), None
@@ -289,44 +280,35 @@ def _load(job: Job, material: _Material, prepared: _Prepared) -> _Loaded:
     if job.start is not None:
         identity["run it goes on from"] = job.start.run.fingerprint
     if world.is_main:
-        checkpoint = choose_checkpoint(folder, job.resume, identity, force=job.force, reporter=reporter)
-    checkpoint = world.share(checkpoint)
-    reporter.say(f"Loading {base.checkpoint} on {describe_world(world, formats, settings.training)}")
-    doubt_weights(prepared.train_rows, effective_batch(settings.training, world.size), reporter)
+        best = settings.training.load_best_model_at_end
+        checkpoint = choose_checkpoint(folder, job.resume, identity, force=job.force, reporter=job.reporter, best=best)
+    unfinished = Unfinished(path, world, identity, world.share(checkpoint), config)
+    described = describe_world(world, material.formats, settings.training)
+    job.reporter.say(f"Loading {base.checkpoint} on {described}")
+    doubt_weights(prepared.train_rows, effective_batch(settings.training, world.size), job.reporter)
+    return unfinished
+
+
+def _load(job: Job, material: _Material, prepared: _Prepared) -> tuple[Any, bool]:
+    """The model, and whether it is trained on packed rows."""
+    from transformers import set_seed
+
+    settings, reporter, assembly = job.settings, job.reporter, prepared.assembly
     set_seed(settings.seed)
     if settings.training.tuning == "full" and settings.lora != LoraSettings():
         reporter.warn("the lora.* settings have no effect: training.tuning 'full' trains all weights.")
-    model = load_model(base, settings.model, formats, assembly.head)
+    model = load_model(assembly.base, settings.model, material.formats, assembly.head)
     reason = supports_packing(model) if settings.training.packing else None
     if reason:
         reporter.warn(f"training runs on padded batches, which are slower: {reason}.")
-    packed = settings.training.packing and reason is None
-    return _Loaded(path, world, identity, checkpoint, config, model, packed)
+    return model, settings.training.packing and reason is None
 
 
-@contextmanager
-def _writing(job: Job, loaded: _Loaded) -> Iterator[None]:
-    """Write into the unfinished run; it becomes the run when the block ends well."""
-    checkpoint, folder = loaded.checkpoint, loaded.folder
-    own = checkpoint is not None and checkpoint.resolve().is_relative_to(folder.resolve())
-    with writing(loaded.path, job.overwrite, keep=own):
-        with explaining_writes(folder):
-            record_identity(folder, loaded.identity)
-        if checkpoint is not None:
-            job.reporter.say(f"Going on from {checkpoint}; --resume never begins anew")
-            if own:  # nothing is deleted in another run
-                remove_leftovers(checkpoint)
-        yield
-
-
-def _fit(job: Job, material: _Material, prepared: _Prepared, loaded: _Loaded) -> tuple[LabelTrainer, dict[str, float]]:
-    """Train, from the checkpoint if there is one.
-
-    Raises:
-        StoppedError: when a signal ended it.
-    """
+def _make_trainer(
+    job: Job, material: _Material, prepared: _Prepared, unfinished: Unfinished, model: Any, packed: bool
+) -> LabelTrainer:
+    """Model, rows and objective put together."""
     from llmcls.training.batches import Collator
-    from llmcls.training.callbacks import describe_outcome
     from llmcls.training.trainer import make_trainer
 
     settings, reporter, assembly = job.settings, job.reporter, prepared.assembly
@@ -339,44 +321,53 @@ def _fit(job: Job, material: _Material, prepared: _Prepared, loaded: _Loaded) ->
     )
     collator = Collator(
         assembly.form.lay_out(assembly.encoder, objective),
-        packed=loaded.packed,
+        packed=packed,
         pad_token_id=int(assembly.tokenizer.pad_token_id),
         pack_tokens=training_pack_tokens(training.pack_tokens, material.formats.device.type),
     )
     rows = prepared.train_rows, prepared.validation_rows
-    trainer = make_trainer(loaded.config, loaded.model, assembly, collator, *rows, settings, reporter)
+    trainer = make_trainer(unfinished.config, model, assembly, collator, *rows, settings, reporter)
     if job.start is not None and not job.start.run.whole:
         job.start.load_lora(trainer.model, assembly.head)
     # ZeRO-3 leaves this process a share of each tensor, and says how large the whole is.
     trainable = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad)
     kind = "" if training.tuning == "full" else "LoRA "
     reporter.say(f"Training {trainable:,} {kind}parameters on {len(prepared.train_rows)} rows")
-    with StopSignals() as stop:
-        trainer.stop = stop
-        result = _run(trainer, loaded.checkpoint, settings)
-    if trainer.stopping and trainer.state.global_step < trainer.state.max_steps:
-        loaded.world.wait()
-        raise StoppedError(
-            f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint in "
-            f"'{loaded.folder}'; the same command with --output-dir {loaded.path} goes on."
-        )
+    return trainer
+
+
+def _fit(job: Job, unfinished: Unfinished, trainer: LabelTrainer) -> dict[str, float]:
+    """Train, from the checkpoint if there is one.
+
+    Returns:
+        What transformers measures of it.
+
+    Raises:
+        StoppedError: when a signal ended it.
+    """
+    from llmcls.training.callbacks import describe_outcome
+
+    result, state = _run(trainer, unfinished.checkpoint, job.settings), trainer.state
+    if trainer.stopping and state.global_step < state.max_steps:
+        unfinished.world.wait()
+        raise StoppedError(stopped(unfinished.path, f"at step {state.global_step} of {state.max_steps}"))
     for line in describe_outcome(trainer):
-        reporter.say(line)
-    return trainer, dict(result.metrics)
+        job.reporter.say(line)
+    return dict(result.metrics)
 
 
 def _keep(
     job: Job,
     material: _Material,
     prepared: _Prepared,
-    loaded: _Loaded,
+    unfinished: Unfinished,
     trainer: LabelTrainer,
     metrics: dict[str, float],
 ) -> None:
     """Decide on held-out rows what the form decides, and write weights, tokenizer, log and card."""
     from llmcls.training.cost import cost_line, describe_cost
 
-    settings, world, folder = job.settings, loaded.world, loaded.folder
+    settings, world, folder = job.settings, unfinished.world, unfinished.folder
     cost = describe_cost(trainer, material.formats)
     decision = _decide(trainer, prepared, job.reporter)
     with explaining_writes(folder):

@@ -35,11 +35,12 @@ from llmcls.engine.packing import Batch
 from llmcls.errors import LlmclsError
 from llmcls.model.hardware import exact_dtype
 from llmcls.processes.stopping import StopSignals
-from llmcls.settings import Settings
+from llmcls.settings import Settings, TrainingSettings
 from llmcls.training.batches import Collator, LaidOutAhead, RowOrder, make_dataset
 from llmcls.training.callbacks import HealthCallback, ProgressCallback, RowsRight, StoppingCallback
 from llmcls.training.checkpoints import remove_old, seal_checkpoint, writing_checkpoint
 from llmcls.training.configuration import check_ranking, clear_target_errors, make_lora_config, refusing
+from llmcls.training.continuity import ContinuityCallback, SoFar, settle_state, so_far
 from llmcls.training.cost import CostCallback, count_weights
 from llmcls.training.validation import Reading
 
@@ -67,15 +68,13 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         *,
         collator: Collator,
         measure: Callable[[Sequence[Any], Sequence[Any], Any], dict[str, float]],
-        save_minutes: float,
-        keep: int | None,
-        group_by_length: bool,
+        training: TrainingSettings,
         scoring_pack_tokens: int | None = None,
         **kwargs: Any,
     ) -> None:
         self._logits = packed_logits if collator.packed else padded_logits
-        self._collator, self._measure, self._group_by_length = collator, measure, group_by_length
-        self._save_seconds, self._keep = save_minutes * 60, keep
+        self._collator, self._measure, self._settings = collator, measure, training
+        self._save_seconds = training.save_minutes * 60
         self._scoring_pack_tokens = scoring_pack_tokens
         self._saved_at = time.monotonic()
         self.stop: StopSignals | None = None
@@ -163,6 +162,30 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
             super().prediction_step(model, pack, True)
         return None, None, None
 
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, epochs: int, resume_from_checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        begun: tuple[int, int] = super()._init_training_state(
+            max_steps, steps_per_epoch, epochs, resume_from_checkpoint, trial
+        )
+        if resume_from_checkpoint is not None:
+            settle_state(self, resume_from_checkpoint, self._settings)
+        return begun
+
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+        """As transformers does; nothing where training had ended already, of which it would see after a step only."""
+        if self.control.should_training_stop:
+            return
+        # With several processes accelerate's `set_epoch` does not reach the order of a loader that skips what was
+        # trained (`skip_first_batches`): one level of samplers more than it looks for.
+        self._train_order.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, **kwargs)
+
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
+        """As transformers does, with the seconds of the parts before an interruption."""
+        spent = next(each for each in self.callback_handler.callbacks if isinstance(each, CostCallback))
+        return super()._finalize_training(trial, num_train_samples, start_time - spent.seconds)
+
     def floating_point_ops(self, inputs: list[Batch]) -> int:
         """As transformers counts them, over all packs: 6 for every weight and token that is computed."""
         return 6 * self._weights * sum(pack["input_ids"].numel() for pack in inputs)
@@ -175,6 +198,7 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         """As TRL's, with the weights left as they are: bitsandbytes would repack them on some CPUs (`evaluating`)."""
         with evaluating(self.model):
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        self.control.should_save |= self.is_in_train and self.control.should_training_stop  # what follows may be killed
         return metrics
 
     def evaluation_loop(
@@ -274,6 +298,10 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         self._fill_up(batch_samples, agreed[:, 3:].amax(0).tolist())
         return torch.tensor(normalizer, dtype=torch.float32, device=device)
 
+    def signal_has_come(self) -> bool:
+        """Whether a signal asks any process to stop; every process must ask."""
+        return bool(self._agree([float(self.stop is not None and self.stop.received is not None)]).sum())
+
     def _agree(self, values: list[float]) -> torch.Tensor:
         """The numbers of every process, (processes, numbers), as exact as the device is; the same on all of them."""
         mine = torch.tensor([values], dtype=self._evaluated.dtype, device=self.args.device)
@@ -317,7 +345,8 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> RowOrder:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return self._order(dataset, self._train_batch_size, self.args.seed)
+        self._train_order = self._order(dataset, self._train_batch_size, self.args.seed)
+        return self._train_order
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> RowOrder:
         return self._order(eval_dataset, self.args.eval_batch_size, None)
@@ -325,11 +354,12 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
     def _order(self, dataset: Dataset, batch_size: int, seed: int | None) -> RowOrder:
         filler = "filler" in dataset.column_names
         together = batch_size * self.args.world_size
+        grouped = self._settings.train_sampling_strategy == "group_by_length"
         return RowOrder(
             len(dataset) - filler,
             together * filler,
             seed,
-            lengths=[len(ids) for ids in dataset["input_ids"]] if self._group_by_length else None,
+            lengths=[len(ids) for ids in dataset["input_ids"]] if grouped else None,
             step=together * self.args.gradient_accumulation_steps,
         )
 
@@ -338,12 +368,13 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         folder = Path(self.args.output_dir)
         with writing_checkpoint(folder / f"checkpoint-{self.state.global_step}") as checkpoint:
             self._settle()  # what was counted goes into the checkpoint
+            so_far(self).note(self)
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
                 seal_checkpoint(checkpoint)
         if self.is_world_process_zero():
-            remove_old(folder, self._keep, self.state.best_model_checkpoint)
+            remove_old(folder, self._settings.save_total_limit, self.state.best_model_checkpoint)
         self._saved_at = time.monotonic()
         self.accelerator.wait_for_everyone()
 
@@ -374,9 +405,7 @@ def make_trainer(
         trainer = LabelTrainer(
             collator=collator,
             measure=assembly.form.measure,
-            save_minutes=settings.training.save_minutes,
-            keep=settings.training.save_total_limit,
-            group_by_length=settings.training.train_sampling_strategy == "group_by_length",
+            training=settings.training,
             scoring_pack_tokens=settings.prediction.pack_tokens,
             model=model,
             args=config,
@@ -387,6 +416,8 @@ def make_trainer(
         )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressCallback(reporter))
+    trainer.add_callback(ContinuityCallback(trainer))
+    trainer.add_callback(SoFar())
     trainer.add_callback(StoppingCallback(trainer))
     trainer.add_callback(HealthCallback(trainer))
     trainer.add_callback(RowsRight())

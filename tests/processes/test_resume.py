@@ -204,24 +204,28 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence_and_the_one_before_
     assert adapter(out) == uninterrupted
 
 
-def test_when_the_finished_run_cannot_be_written_nothing_is_lost(settings, uninterrupted, tmp_path, capfd):
-    out = tmp_path / "run"
+@pytest.mark.parametrize("moment", ["save_weights", "write_run", "write_card"])  # safetensors, tokenizers, Python
+def test_when_the_finished_run_cannot_be_written_nothing_is_lost(settings, uninterrupted, tmp_path, moment, capfd):
+    out, owner = tmp_path / "run", keeping if moment == "write_card" else training
+    settings["training"] |= {"save_strategy": "no"}
 
     def work():
-        original = keeping.write_card
+        original = getattr(owner, moment)
 
         def limited(*args, **kwargs):
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
             return original(*args, **kwargs)
 
-        keeping.write_card = limited
+        setattr(owner, moment, limited)
         yield error(settings, out)
 
     (message,) = errors(work)
-    assert message.startswith("Writing the run failed: ") and not out.exists()
+    assert message.startswith("Writing the run failed: ") and "\n" not in message and not out.exists()
+    assert "make room, and the same command with the same --output-dir goes on from there" in message
     capfd.readouterr()
     assert attempt(settings, out) == 0
-    assert "checkpoint-14; --resume" in " ".join(capfd.readouterr().err.split()), "nothing is trained again"
+    shown = " ".join(capfd.readouterr().err.split())
+    assert "checkpoint-14; --resume" in shown and "step 14/14" not in shown, "nothing is trained again"
     assert adapter(out) == uninterrupted
     assert not {"trainer", "resume.json"} & {path.name for path in out.iterdir()}
 
