@@ -191,7 +191,9 @@ def command(**options: Any) -> None:
     folder = Path(request.output_dir) if request.output_dir else run.path / "evaluation" / name
     _make_folder(folder)
     world = join_prediction()
-    classifier = replace(Classifier.load(run, base_model=where, prediction=settings.prediction), world=world)
+    # LoRA weights kept apart, as in training: the same figures to the last bit, and the base model is at hand.
+    loaded = Classifier.load(run, base_model=where, prediction=settings.prediction, merge=False)
+    classifier = replace(loaded, world=world)
     reporter.say(f"Evaluating {request.run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")
     predictions = classifier.classify(examples, reporter=reporter)
     report = classifier.report(examples, predictions)

@@ -124,8 +124,10 @@ def _load(request: Request, way: Way) -> Classifier:
     from llmcls.classifier import Classifier  # takes seconds, and what was wrong is known by now
 
     if way.run:
-        where = {"base_model": request.base_model, "quantization": request.quantization}
-        classifier = Classifier.load(way.run, template=request.template, prediction=way.how, **where)
+        base, held_as = request.base_model, request.quantization
+        classifier = Classifier.load(
+            way.run, template=request.template, base_model=base, quantization=held_as, prediction=way.how
+        )
         return classifier if way.labels is None else classifier.with_labels(way.labels)
     settings = way.settings
     if request.quantization:

@@ -16,6 +16,7 @@ from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import Formats, choose_formats
 from llmcls.model.loading import find_base_model, load_model
+from llmcls.model.lora import merged
 from llmcls.runs.assembly import (
     Assembly,
     assemble,
@@ -35,7 +36,7 @@ class Loaded:
     Attributes:
         assembly: form of answer, base model and encoder, and the settings that they come from.
         formats: device and number formats.
-        model: the weights; of a run with LoRA weights, PEFT's wrapper around the base model.
+        model: the weights; PEFT's wrapper around the base model where LoRA weights are kept apart.
     """
 
     assembly: Assembly
@@ -44,7 +45,12 @@ class Loaded:
 
 
 def load_run(
-    run: Run, *, template: str | None = None, base_model: str | None = None, quantization: str | None = None
+    run: Run,
+    *,
+    template: str | None = None,
+    base_model: str | None = None,
+    quantization: str | None = None,
+    merge: bool = True,
 ) -> Loaded:
     """Load what a run has learnt; arguments as in `Classifier.load`.
 
@@ -61,6 +67,8 @@ def load_run(
             # PEFT asks for an attribute by a name that transformers calls deprecated.
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
             model = PeftModel.from_pretrained(model, run.lora_path)
+        if merge:
+            model = merged(model)
     return Loaded(assembly, formats, model)
 
 
