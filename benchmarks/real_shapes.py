@@ -44,6 +44,14 @@ SHAPES = {
         | {"num_key_value_heads": 4, "tie_word_embeddings": False, "max_position_embeddings": 2048}
         | {"bos_token_id": 1, "eos_token_id": 2},
     ),
+    # SmolLM2's own vocabulary is larger than TinyLlama's, whose tokenizer stands in for it.
+    "smollm2-135m": (
+        "tinyllama",
+        COMMON
+        | {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+        | {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
+        | {"max_position_embeddings": 8192, "bos_token_id": 1, "eos_token_id": 2},
+    ),
 }
 
 

@@ -27,7 +27,7 @@ from llmcls.engine.decoder import settle
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import Formats
 from llmcls.model.loading import BaseModel
-from llmcls.model.lora import without_lora
+from llmcls.model.lora import can_leave_lora_out, without_lora
 from llmcls.processes.world import ALONE, World
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.template import PROBES
@@ -84,6 +84,7 @@ class Classifier:
         quantization: str | None = None,
         prediction: PredictionSettings | None = None,
         trust_remote_code: bool = False,
+        merge: bool = True,
     ) -> Classifier:
         """Load a run directory.
 
@@ -94,13 +95,16 @@ class Classifier:
             quantization: how to hold the base weights; as in training when None.
             prediction: how labels are scored; as in the run's settings when None.
             trust_remote_code: whether code that its base model brings may run, whatever the run says of that.
+            merge: add LoRA weights to the base weights, where these are not quantised (`llmcls.model.lora.merged`): a
+                text costs less then, with the same labels, and probabilities that differ by rounding. False keeps
+                them apart, so that `untrained` shares the base weights and need not load them a second time.
 
         Raises:
             LlmclsError: when the run does not match its seal, the base model is another one, or it needs its code.
         """
         run = run if isinstance(run, Run) else Run.open(run)
         where: dict[str, Any] = {"template": template, "base_model": base_model, "quantization": quantization}
-        loaded = load_run(run, **where, trust_remote_code=trust_remote_code)
+        loaded = load_run(run, **where, trust_remote_code=trust_remote_code, merge=merge)
         how = prediction or loaded.assembly.settings.prediction
         return cls._make(loaded, how, run, run.decision)
 
@@ -383,8 +387,9 @@ class Classifier:
                 before.predict(texts)
 
         It shares this one's weights, without the LoRA weights, and this one stays as it is, for other threads, too.
-        Where all weights or biases (`lora.bias`) were trained, the base model is loaded beside them, until the block
-        ends. A classification head is as it was when training began: random, or the base model's own.
+        Where LoRA weights were merged into the base weights (`load`), or all weights or biases (`lora.bias`) were
+        trained, the base model is loaded beside them, until the block ends. A classification head is as it was when
+        training began: random, or the base model's own.
 
         Args:
             base_model: where the base model is now, if not where it was.
@@ -396,10 +401,10 @@ class Classifier:
             self.run.require_base_before()
         if self.run is None:
             yield self
-        elif self.run.whole or self.run.settings.lora.bias != "none":
-            yield self._load_base(self.run, base_model)
-        else:
+        elif can_leave_lora_out(self._model):
             yield self._like_this(self.assembly, self._decision, without_lora(self._model))
+        else:
+            yield self._load_base(self.run, base_model)
 
     def _load_base(self, run: Run, base_model: str | None) -> Classifier:
         before = load_base_before(run, Loaded(self.assembly, self.formats, self._model), base_model)

@@ -206,8 +206,13 @@ def command(**options: Any) -> None:
     _make_folder(folder)
     _refuse_names(request, folder)
     world = join_prediction()
+    # LoRA weights kept apart, as in training: the same figures to the last bit, and the base model is at hand.
     loaded = Classifier.load(
-        run, base_model=where, prediction=settings.prediction, trust_remote_code=request.trust_remote_code
+        run,
+        base_model=where,
+        prediction=settings.prediction,
+        trust_remote_code=request.trust_remote_code,
+        merge=False,
     )
     classifier = replace(loaded, world=world)
     reporter.say(f"Evaluating {request.run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")

@@ -32,8 +32,9 @@ KEPT_PREFIXES = 4
 WORTH_SHARING = 32
 """Tokens that sharing a longer prefix must save in one call before it is computed: one more small forward's cost."""
 
-WORTH_REPEATING = 8
-"""Tokens that two calls in a row must repeat beyond what is kept before those are kept too (one text at a time)."""
+WORTH_REPEATING = 32
+"""Tokens that two calls in a row must repeat beyond what is kept before those are kept, too: what a small forward of
+their own costs. A short text that is asked about twice, for its label and for all probabilities, repeats fewer."""
 
 
 @dataclass(frozen=True)

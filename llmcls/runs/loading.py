@@ -16,6 +16,7 @@ from llmcls.labels import LabelSet
 from llmcls.model.foreign import load_lora
 from llmcls.model.hardware import Formats, choose_formats
 from llmcls.model.loading import find_base_model, load_model
+from llmcls.model.lora import merged
 from llmcls.runs.assembly import (
     Assembly,
     assemble,
@@ -35,7 +36,7 @@ class Loaded:
     Attributes:
         assembly: form of answer, base model and encoder, and the settings that they come from.
         formats: device and number formats.
-        model: the weights; of a run with LoRA weights, PEFT's wrapper around the base model.
+        model: the weights; PEFT's wrapper around the base model where LoRA weights are kept apart.
     """
 
     assembly: Assembly
@@ -50,6 +51,7 @@ def load_run(
     base_model: str | None = None,
     quantization: str | None = None,
     trust_remote_code: bool = False,
+    merge: bool = True,
 ) -> Loaded:
     """Load what a run has learnt; arguments as in `Classifier.load`.
 
@@ -63,6 +65,8 @@ def load_run(
     model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
     if not run.whole:
         model = load_lora(model, run.lora_path)
+        if merge:
+            model = merged(model)
     return Loaded(assembly, formats, model)
 
 

@@ -181,8 +181,8 @@ def writing(path: str | Path, overwrite: bool = False, keep: bool = False) -> It
     check_unfinished(path)
     folder = unfinished_folder(path)
     try:
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
+        if not keep and folder.exists():
+            _delete(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARK).write_text(MARKED, encoding="utf-8")
     except OSError as error:
@@ -245,7 +245,7 @@ def _take_name(folder: Path, path: Path) -> None:
         path.rmdir()  # refuses what has come into it meanwhile
         folder.rename(path)
     elif path.exists() and _exchange(folder, path):
-        shutil.rmtree(folder)
+        _delete(folder)
     elif path.exists():
         replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         path.rename(replaced / path.name)
@@ -253,6 +253,18 @@ def _take_name(folder: Path, path: Path) -> None:
         shutil.rmtree(replaced)
     else:
         folder.rename(path)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder of ours; its mark goes last, so that what a killed process leaves of it is known as ours."""
+    (folder / MARK).write_text(MARKED, encoding="utf-8")
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != MARK:
+            entry.unlink()
+    (folder / MARK).unlink()
+    folder.rmdir()
 
 
 def _exchange(one: Path, other: Path) -> bool:

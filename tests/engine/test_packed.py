@@ -195,6 +195,11 @@ def test_one_text_at_a_time_shares_what_the_calls_repeat(monkeypatch):
         scores = scorer.score([prompt])
         assert_equal_scores(scores, reference_scores(MODEL, [prompt], ANSWERS))
     assert fed == [43 + branch, 40, 3 + branch, 3 + branch, 3 + branch]
+    fed.clear()
+    short = [*range(3, 43), *range(43, 60)]
+    for _ in range(3):  # as predict, then predict_proba: no forward more for a few tokens that come again
+        assert_equal_scores(scorer.score([short]), reference_scores(MODEL, [short], ANSWERS))
+    assert fed == [17 + branch] * 3
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])
