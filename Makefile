@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
+DRILL_MINUTES ?= 60
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 EDITABLE := -e . $(addprefix -e ./,$(PLUGINS))
 PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
@@ -12,7 +13,7 @@ PROGRESS := awk '/^ *(Downloading|Using cached|Processing) .*(whl|gz)( |$$)|^(In
 SHELL := bash
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format clean
+.PHONY: help quickstart test drill lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +32,9 @@ test: export OMP_NUM_THREADS = 1
 test: export TOKENIZERS_PARALLELISM = false
 test: lint $(VENV)/deepspeed ## Install and run every check: ruff, mypy, import-linter, pytest
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+drill: $(VENV)/deepspeed ## Kill trainings and predictions at random for DRILL_MINUTES (60) and compare (RELIABILITY.md)
+	$(BIN)/python tests/attacks/drill.py --minutes $(DRILL_MINUTES)
 
 lint: $(VENV)/installed ## Run ruff, mypy and import-linter only
 	$(BIN)/ruff check .
