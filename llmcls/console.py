@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from llmcls.processes.world import launched_rank
+from llmcls.visible import make_console, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,19 +40,17 @@ class Reporter:
     @cached_property
     def console(self) -> Console:
         """The rich console on standard error."""
-        from rich.console import Console
-
-        return Console(stderr=True, highlight=False)
+        return make_console(stderr=True, highlight=False)
 
     def say(self, message: str) -> None:
         """One line of information."""
         if not self.quiet:
-            self.console.print(message, markup=False, soft_wrap=True)
+            self.console.print(visible(message), markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Something risky, with its remedy; shown even when quiet."""
         if not self.silent:
-            self.console.print(f"Warning: {message}", style="yellow", markup=False, soft_wrap=True)
+            self.console.print(visible(f"Warning: {message}"), style="yellow", markup=False, soft_wrap=True)
 
     @property
     def draws_bars(self) -> bool:

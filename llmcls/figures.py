@@ -2,6 +2,7 @@
 
     to_json({"accuracy": 0.5, "nll": math.nan})        # '{"accuracy": 0.5, "nll": null}'
     finite([1.0, -math.inf])                           # [1.0, None]
+    escaped("=1+2")                                    # "'=1+2", which a spreadsheet does not compute
 
 Every JSON text that llmcls prints or writes is made by `to_json`, and every CSV cell passes `finite`: JSON has neither
 NaN nor infinity (https://www.rfc-editor.org/rfc/rfc8259#section-6), and strict readers refuse the whole file.
@@ -15,6 +16,9 @@ from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
 
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""What makes text a formula to spreadsheets: https://owasp.org/www-community/attacks/CSV_Injection."""
+
 
 def finite(value: Any) -> Any:
     """The value with None for every NaN and infinity, also inside mappings, lists and tuples; numbers stay exact."""
@@ -27,6 +31,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return value
+
+
+def escaped(cell: Any) -> Any:
+    """A cell with an apostrophe before text that Excel and its like would compute, `=1+2`; figures stay figures."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
 
 
 def to_json(value: Any, **options: Any) -> str:

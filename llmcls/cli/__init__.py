@@ -14,17 +14,18 @@ import io
 import os
 import sys
 import warnings
-from typing import Any
+from typing import IO, Any, cast
 
 import click
 import pluggy
 
 from llmcls import __version__
 from llmcls.cli import config, evaluate, labels, launch, models, plugins, predict, readers, runs, templates, train
-from llmcls.cli.shared import refuse_repeats
+from llmcls.cli.shared import echo, refuse_repeats
 from llmcls.console import Reporter
 from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.plugin.manager import DISABLE_VARIABLE, load_plugins
+from llmcls.visible import VisibleStream
 
 # In the order in which they are listed: the way of the work first, then looking things up.
 COMMANDS = (train, predict, evaluate, runs, labels, templates, models, readers, plugins, config, launch)
@@ -103,10 +104,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()  # a full disk shows here, not after the exit code
         sys.exit(code if isinstance(code, int) else 0)
     except LlmclsError as error:
-        click.echo(f"Error: {error}", err=True)
+        echo(f"Error: {error}", err=True)
         sys.exit(1)
     except click.ClickException as error:
-        error.show()
+        error.show(cast("IO[str]", VisibleStream(sys.stderr)))
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
@@ -118,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
         if error.errno not in DISK_PROBLEMS:
             raise
         place = f": '{error.filename}'" if error.filename else ""
-        click.echo(f"Error: {error.strerror}{place}.", err=True)
+        echo(f"Error: {error.strerror}{place}.", err=True)
         _drop_output()
         sys.exit(1)
 

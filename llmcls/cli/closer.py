@@ -34,6 +34,7 @@ class Evaluated:
         predictions: what the classifier says of them.
         untrained: what the base model says of them, where it was asked about all.
         base_model: where the base model is now, if not where it was.
+        escape_formulas: how the files are written, see `llmcls.evaluation.files.write_rows`.
     """
 
     classifier: Classifier
@@ -41,6 +42,7 @@ class Evaluated:
     predictions: Sequence[Prediction]
     untrained: Sequence[Prediction] | None = None
     base_model: str | None = None
+    escape_formulas: bool = False
 
     def draw(self, count: int) -> tuple[list[int], list[Example], list[Prediction]]:
         """The places of some rows, drawn by the run's seed; the rows, and what the classifier says of them."""
@@ -151,7 +153,13 @@ def _answer_freely(evaluated: Evaluated, count: int, reporter: Reporter) -> Find
     answers = evaluated.classifier.answer_freely(rows, reporter=reporter)
     report = compare_free(rows, answers, predictions)
     separator = evaluated.classifier.assembly.settings.data.label_separator
-    return Finding("free", report.figures(), free_table(report), "free.csv", lambda path: report.write(path, separator))
+    return Finding(
+        "free",
+        report.figures(),
+        free_table(report),
+        "free.csv",
+        lambda path: report.write(path, separator, escape_formulas=evaluated.escape_formulas),
+    )
 
 
 def _show_samples(evaluated: Evaluated, count: int, reporter: Reporter) -> Finding:
@@ -173,7 +181,7 @@ def _show_samples(evaluated: Evaluated, count: int, reporter: Reporter) -> Findi
         content,
         samples_table(rows, before, after, heading),
         "samples.csv",
-        lambda path: write_samples(path, rows, before, after),
+        lambda path: write_samples(path, rows, before, after, escape_formulas=evaluated.escape_formulas),
         measures=False,
     )
 
@@ -197,5 +205,5 @@ def _ask_otherwise(evaluated: Evaluated, templates: Sequence[str], reporter: Rep
         stability.figures(),
         templates_table(stability),
         "templates.csv",
-        lambda path: stability.write(path, examples),
+        lambda path: stability.write(path, examples, escape_formulas=evaluated.escape_formulas),
     )

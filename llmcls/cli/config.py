@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from llmcls.cli.places import writes_through
-from llmcls.cli.shared import gather_settings, settings_options, show_json
+from llmcls.cli.shared import echo, echo_data, gather_settings, settings_options, show_json
 from llmcls.errors import LlmclsError
 from llmcls.settings import Section, Settings
 from llmcls.settings.task import OneOf, dependent
@@ -33,7 +33,7 @@ def show(files: tuple[str, ...], assignments: tuple[str, ...], as_json: bool) ->
     if as_json:
         show_json(resolved)
     else:
-        click.echo(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).rstrip())
+        echo_data(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).rstrip() + "\n")
 
 
 @command.command("schema")
@@ -47,7 +47,7 @@ def schema() -> None:
 def init(path: str | None) -> None:
     """Write a commented settings file with all defaults to PATH, or print it."""
     if path is None:
-        click.echo(starter_file().rstrip())
+        echo_data(starter_file().rstrip() + "\n")
         return
     if Path(path).exists() and not writes_through(Path(path)):
         raise LlmclsError(f"'{path}' exists already; choose another name, or delete it.")
@@ -55,7 +55,7 @@ def init(path: str | None) -> None:
         Path(path).write_text(starter_file(), encoding="utf-8")
     except OSError as error:
         raise LlmclsError(f"'{path}' cannot be written: {error.strerror}.") from error
-    click.echo(f"Written to {path}. Use it with: llmcls train --config {path}")
+    echo(f"Written to {path}. Use it with: llmcls train --config {path}")
 
 
 def starter_file() -> str:

@@ -24,6 +24,7 @@ from llmcls.cli.shared import (
     ListCommand,
     code_option,
     column_options,
+    escape_option,
     output_options,
     prediction_options,
     prompt_option,
@@ -67,6 +68,7 @@ class Request:
     free: int | None
     samples: int | None
     prompt: bool
+    escape_formulas: bool
     templates: tuple[str, ...]
     method: str | None
     threshold: float | None
@@ -157,6 +159,7 @@ class Request:
     help="Also ask with these templates (names or .j2 files), and count the rows whose label changes.",
 )
 @prompt_option
+@escape_option
 @prediction_options
 @click.option("--output-dir", metavar="DIR", help="Where the files go; RUN/evaluation/SPLIT (or /DATA) when not given.")
 @settings_options
@@ -222,13 +225,15 @@ def command(**options: Any) -> None:
     if world.is_main:  # rank 0 writes; the others still do their share of its predictions
         write_metrics(report, folder / "metrics.json")
         prompts = classifier.encoder.read_prompts(examples) if request.prompt else None
-        write_predictions(folder / "predictions.csv", examples, predictions, prompts)
+        write_predictions(
+            folder / "predictions.csv", examples, predictions, prompts, escape_formulas=request.escape_formulas
+        )
     others: dict[str, Report] = {}
     untrained = None
     if request.before:
         untrained = classify_untrained(classifier, request.base_model, examples, reporter)
         others["before"] = classifier.untuned().report(examples, untrained)
-    evaluated = Evaluated(classifier, examples, predictions, untrained, request.base_model)
+    evaluated = Evaluated(classifier, examples, predictions, untrained, request.base_model, request.escape_formulas)
     findings = look_closer(evaluated, reporter, free=request.free, samples=request.samples, templates=names)
     if not world.is_main:
         return

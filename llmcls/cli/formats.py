@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from llmcls.errors import LlmclsError
-from llmcls.figures import finite, to_json
+from llmcls.figures import escaped, finite, to_json
 from llmcls.files import replacing
 
 FIGURES = {"probability": ".3f", "margin": ".3f", "label_mass": ".3g"}
@@ -34,9 +34,6 @@ ENDINGS: Mapping[str, Literal["csv", "tsv", "jsonl"]] = {
     ".ndjson": "jsonl",
 }
 ROWS_AT_ONCE = 1000
-
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
-"""What makes text a formula to spreadsheets: https://owasp.org/www-community/attacks/CSV_Injection."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +156,6 @@ class RowWriter:
 
     def _text(self, cell: Any) -> Any:
         return escaped(cell) if self._escape else cell
-
-
-def escaped(cell: Any) -> Any:
-    """A cell with an apostrophe before text that Excel and its like would compute, `=1+2`; figures stay figures."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
 
 
 def _cell(value: Any, separator: str | None) -> Any:

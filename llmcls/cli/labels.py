@@ -12,6 +12,7 @@ import click
 
 from llmcls.cli.shared import (
     code_option,
+    echo,
     gather_settings,
     settings_options,
     show,
@@ -22,6 +23,7 @@ from llmcls.cli.shared import (
     typed,
 )
 from llmcls.errors import LlmclsError, LlmclsWarning
+from llmcls.visible import visible
 
 if TYPE_CHECKING:
     from llmcls.data.splits import DataSplits
@@ -230,24 +232,24 @@ def _report(measured: _Measured, encoder: Encoder, top: int, as_json: bool) -> N
         f"             {alike} share the first token with others ({groups} group{'' if groups == 1 else 's'})",
         "",
     ):
-        click.echo(line)
+        echo(line)
     show(_method_table(inspection))
-    click.echo("A token-pass is one token read by the model; ranges go from the average label to")
-    click.echo("the worst. Further forwards wait for each other, which small models feel most.\n")
+    echo("A token-pass is one token read by the model; ranges go from the average label to")
+    echo("the worst. Further forwards wait for each other, which small models feel most.\n")
     chosen, device = measured.choice, {"cpu": "a CPU"}.get(measured.device, "a GPU")
     _say(f"Method auto on {device}: {chosen.method} for labels alone ({chosen.reason}); exact for all probabilities.")
-    click.echo()
+    echo()
     if top:
         show(_label_table(inspection, names, top))
-        click.echo("fed: tokens to feed until no other label is possible; forced: tokens without a")
-        click.echo("choice; begin alike: labels with this first token.\n")
+        echo("fed: tokens to feed until no other label is possible; forced: tokens without a")
+        echo("choice; begin alike: labels with this first token.\n")
     for suggestion in measured.suggestions:
         _say(suggestion, "- ")
 
 
 def _say(sentence: str, bullet: str = "") -> None:
     indent = " " * len(bullet)
-    click.echo(textwrap.fill(sentence, 80, initial_indent=bullet, subsequent_indent=indent, break_on_hyphens=False))
+    echo(textwrap.fill(sentence, 80, initial_indent=bullet, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def _method_table(inspection: Inspection) -> Any:
@@ -286,7 +288,7 @@ def _label_table(inspection: Inspection, names: Sequence[str], top: int) -> Any:
     shown.columns[0].max_width = 38
     for at in order:
         figures = (costs[at].tokens, costs[at].fed, costs[at].forced, sharing.get(at, 1))
-        shown.add_row(Text(names[at]), *map(str, figures))
+        shown.add_row(Text(visible(names[at])), *map(str, figures))
     return shown
 
 

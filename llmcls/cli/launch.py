@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from llmcls.cli.places import behind_links, is_batch_file, refuse_foreign, writes_through
-from llmcls.cli.shared import show, table
+from llmcls.cli.shared import echo, echo_data, show, table
 from llmcls.errors import LlmclsError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,7 +63,7 @@ def show_config(name: str) -> None:
     from llmcls.files import read_text
     from llmcls.processes.launching import LaunchRequest
 
-    click.echo(read_text(LaunchRequest(name).config_file, "Launch configuration"), nl=False)
+    echo_data(read_text(LaunchRequest(name).config_file, "Launch configuration"))
 
 
 @command.command("command", context_settings=REST_AS_IT_IS)
@@ -79,7 +79,7 @@ def print_command(name: str, arguments: tuple[str, ...], **machines: Any) -> Non
     from llmcls.processes.launching import LaunchRequest, accelerate_arguments
 
     request = LaunchRequest(name, **machines)
-    click.echo(shlex.join(["accelerate", "launch", *accelerate_arguments(request, arguments)]))
+    echo_data(shlex.join(["accelerate", "launch", *accelerate_arguments(request, arguments)]) + "\n")
 
 
 @command.command("slurm", short_help="Write a Slurm batch file for N nodes.", context_settings=REST_AS_IT_IS)
@@ -103,7 +103,7 @@ def slurm(nodes: int, gpus_per_node: int, name: str, output: Path | None, argume
     request.config_file  # noqa: B018 - an unknown name is an error now, not in the queue
     script = slurm_script(request, arguments, gpus_per_node)
     if output is None:
-        click.echo(script, nl=False)
+        echo_data(script)
         return
     if not writes_through(output):
         refuse_foreign(behind_links(output), is_batch_file)
@@ -111,4 +111,4 @@ def slurm(nodes: int, gpus_per_node: int, name: str, output: Path | None, argume
         output.write_text(script, encoding="utf-8")
     except OSError as error:
         raise LlmclsError(f"'{output}' cannot be written: {error.strerror}.") from error
-    click.echo(f"Written: {output}. Start it with: sbatch {shlex.quote(str(output))}", err=True)
+    echo(f"Written: {output}. Start it with: sbatch {shlex.quote(str(output))}", err=True)

@@ -22,9 +22,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
-from llmcls.cli.formats import FIGURES, RowWriter, escaped, format_of
+from llmcls.cli.formats import FIGURES, RowWriter, format_of
 from llmcls.cli.journal import DigestedFile, Journal, Kept
 from llmcls.cli.places import behind_links, is_list_of_bad_rows, refuse_foreign, refuse_read
 from llmcls.cli.predictions import PROMPT, Tally
@@ -32,8 +32,9 @@ from llmcls.cli.shared import show, table
 from llmcls.console import Reporter
 from llmcls.data.inputs import BadRow
 from llmcls.errors import LlmclsError
-from llmcls.figures import finite
+from llmcls.figures import escaped, finite
 from llmcls.files import LockedError, draft_of, flush, flush_folder, locked
+from llmcls.visible import VisibleStream, visible
 
 SAVE_EVERY = 1.0
 """Seconds between two saves at least: a save waits for the disk."""
@@ -49,7 +50,7 @@ class StandardOutput:
         self._stream: IO[str] = sys.stdout
 
     def __enter__(self) -> StandardOutput:
-        self._stream = sys.stdout
+        self._stream = cast("IO[str]", VisibleStream(sys.stdout)) if sys.stdout.isatty() else sys.stdout
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")
         return self
@@ -100,8 +101,10 @@ class TableOutput(StandardOutput):
         for row in rows:
             row = finite(row)
             values = ("–" if row[name] is None else format(row[name], FIGURES[name]) for name in self._figures)
-            prompts = (Text(row[name]) for name in self._prompts)
-            self._table.add_row(Text(row["text"]), Text(row["predicted"], style="bold"), *values, *prompts)
+            prompts = (Text(visible(row[name])) for name in self._prompts)
+            self._table.add_row(
+                Text(visible(row["text"])), Text(visible(row["predicted"]), style="bold"), *values, *prompts
+            )
 
     def finish(self, tally: Tally) -> None:
         """Show it."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from llmcls.cli.shared import show, show_json, table
+from llmcls.cli.shared import echo, show, show_json, table
 from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.settings import Settings, fields
 
@@ -26,46 +26,39 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, nothing else.")
 def list_(root: str, as_json: bool) -> None:
     """List the runs below ROOT (default: runs), newest first."""
-    from rich.text import Text
-
     from llmcls.data.paths import shorten_path
-    from llmcls.runs.run import list_runs
+    from llmcls.evaluation.tables import as_literal
+    from llmcls.runs.run import find_runs
 
-    found = list_runs(root)
-    entries = [
-        {
-            "run": str(path),
-            "created": card["created"],
-            "base_model": card["base_model"]["name"],
-            "data": card["data"]["source"],
-            "labels": len(card["labels"]),
-            "cost": card.get("cost"),  # runs of older versions have none
-            **_accuracy(path),
-        }
-        for path, card in found
-    ]
+    entries = [_entry(path, card) for path, card in find_runs(root)]
     if as_json:
         show_json(entries)
         return
     if not entries:
-        click.echo(f"No runs below '{root}'. Train one with: llmcls train --data demo:")
+        echo(f"No runs below '{root}'. Train one with: llmcls train --data demo:")
         return
     shown = table("", "run", "created", "base model", "data", "labels", "seconds", "accuracy")
     for entry in entries:
+        if entry["fault"]:
+            shown.add_row(as_literal(entry["run"], "red"), *["–"] * 6)
+            continue
         accuracy = "–" if entry["accuracy"] is None else f"{entry['accuracy']:.3f} {entry['split']}"
         shown.add_row(
-            Text(entry["run"]),
-            entry["created"][:16].replace("T", " "),
-            Text(entry["base_model"]),
-            Text(shorten_path(entry["data"]) if entry["data"] else "from Python"),
+            as_literal(entry["run"]),
+            as_literal(entry["created"][:16].replace("T", " ")),
+            as_literal(entry["base_model"]),
+            as_literal(shorten_path(entry["data"]) if entry["data"] else "from Python"),
             str(entry["labels"]),
             f"{entry['cost']['seconds']:,.0f}" if entry["cost"] else "–",
             accuracy,
         )
     show(shown)
-    click.echo("seconds: of training, over resumes; `llmcls runs show RUN` has FLOPs, hardware and memory.")
-    click.echo("accuracy: on the test split, else on validation, once `llmcls evaluate --run RUN` has measured it; of")
-    click.echo("all labels of a row together where it may have several.")
+    for entry in entries:
+        if entry["fault"]:
+            echo(f"'{entry['run']}' cannot be read: {entry['fault']}.")
+    echo("seconds: of training, over resumes; `llmcls runs show RUN` has FLOPs, hardware and memory.")
+    echo("accuracy: on the test split, else on validation, once `llmcls evaluate --run RUN` has measured it; of")
+    echo("all labels of a row together where it may have several.")
 
 
 @command.command("show", short_help="Show what a run is, and verify it.")
@@ -99,7 +92,7 @@ def show_(run: str, as_json: bool) -> None:
     for metrics in sorted((opened.path / "evaluation").glob("*/metrics.json")):
         report = read_metrics(metrics)
         figures = ((name.replace("_f1", "-F1").replace("_", " "), getattr(report, name)) for name in report.HEADLINES)
-        click.echo(f"{metrics.parent.name}: {', '.join(f'{name} {value:.4f}' for name, value in figures)}")
+        echo(f"{metrics.parent.name}: {', '.join(f'{name} {value:.4f}' for name, value in figures)}")
 
 
 def _readable(value: Any) -> str:
@@ -121,6 +114,30 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _entry(path: Path, card: dict[str, Any] | str) -> dict[str, Any]:
+    """What the list says of a run; of one whose card says odd things, what is wrong with it: the others are listed."""
+    nothing = dict.fromkeys(("created", "base_model", "data", "labels", "cost", "accuracy", "split"))
+    if isinstance(card, str):
+        return {"run": str(path), **nothing, "fault": card}
+    try:
+        cost, data = card.get("cost"), card["data"]["source"]  # runs of older versions have no cost
+        f"{cost['seconds']:,.0f}" if cost else ""
+        if data is not None and not isinstance(data, str):
+            raise TypeError(f"its data is {data!r}")
+        return {
+            "run": str(path),
+            "created": str(card["created"]),
+            "base_model": str(card["base_model"]["name"]),
+            "data": data,
+            "labels": len(card["labels"]),
+            "cost": cost,
+            **_accuracy(path),
+            "fault": None,
+        }
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        return {"run": str(path), **nothing, "fault": f"its run.json is odd ({type(error).__name__}: {error})"}
 
 
 def _accuracy(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from llmcls.errors import LlmclsError
 from llmcls.figures import to_json
 from llmcls.settings import Section, Settings, change_settings, load_settings, merge_settings
 from llmcls.settings.task import methods, tasks
+from llmcls.visible import make_console, visible, visible_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -261,24 +262,34 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 def show(*renderables: RenderableType) -> None:
     """Print results on standard output; wide when it is no terminal, so that nothing is cut."""
-    from rich.console import Console
-
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=100)
+    console = make_console(highlight=False, **({} if sys.stdout.isatty() else {"width": 100}))
     for renderable in renderables:
         console.print(renderable)
 
 
+def echo(text: object = "", *, err: bool = False) -> None:
+    """Print a line for people to read."""
+    click.echo(visible(str(text)), err=err)
+
+
 def show_json(result: object) -> None:
     """Print a result as JSON on standard output."""
-    click.echo(to_json(result, indent=2))
+    click.echo(visible_json(to_json(result, indent=2)))
+
+
+def echo_data(text: str) -> None:
+    """Print what other programs read, as it is; on a terminal people read it."""
+    click.echo(visible(text) if sys.stdout.isatty() else text, nl=False)
 
 
 def table(title: str, *columns: str) -> Any:
     """A plain rich table."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    heading = Text(visible(title), style="table.title") if title else None
+    made = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     for column in columns:
         made.add_column(column, overflow="fold")
     return made

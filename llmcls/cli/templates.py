@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmcls.cli.shared import code_option, gather_settings, settings_options, show, show_json, start, table
+from llmcls.cli.shared import code_option, echo, gather_settings, settings_options, show, show_json, start, table
 from llmcls.errors import LlmclsError
 from llmcls.settings import change_settings
+from llmcls.visible import visible
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -48,7 +49,7 @@ def list_(as_json: bool) -> None:
     for name, template in catalog.items():
         shown.add_row(name, Text(template.description), catalog.owner(name))
     show(shown)
-    click.echo("A path to a .j2 file works as well. `llmcls templates show NAME` prints a real prompt.")
+    echo("A path to a .j2 file works as well. `llmcls templates show NAME` prints a real prompt.")
 
 
 @command.command("show", short_help="Print a real prompt, token by token.")
@@ -110,8 +111,8 @@ def show_(
         ]
         show_json({"template": encoder.template.name, "row": example.source, "tokens": tokens})
         return
-    click.echo(f"Template '{encoder.template.name}' for {whose}, row {row} ({example.source or 'no source'})")
-    click.echo(f"{len(views)} prompt tokens, {shared} of them shared by all rows; {shown.learnt}")
+    echo(f"Template '{encoder.template.name}' for {whose}, row {row} ({example.source or 'no source'})")
+    echo(f"{len(views)} prompt tokens, {shared} of them shared by all rows; {shown.learnt}")
     show(_legend(), _render(views, shared, _pieces(encoder, views[-1].id, answer)))
 
 
@@ -165,13 +166,13 @@ def _render(views: Sequence[TokenView], shared: int, answer: Sequence[str]) -> T
             shown.append("\n⟨end of the prefix that all rows share⟩\n", style="italic")
         if view.origin != before:
             shown.append(BRACKETS[view.origin][0], style=STYLES[view.origin])
-        shown.append(view.text.replace("\n", "⏎\n"), style=f"{STYLES[view.origin]}{dim}".strip())
+        shown.append(visible(view.text).replace("\n", "⏎\n"), style=f"{STYLES[view.origin]}{dim}".strip())
         shown.append(BOUNDARY, style="dim")
         before = view.origin
     shown.append(BRACKETS[before][1])
     shown.append("\n⟨answer⟩\n", style="italic")
     for piece in answer:
-        shown.append(piece, style="bold magenta")
+        shown.append(visible(piece), style="bold magenta")
         shown.append(BOUNDARY, style="dim")
     return shown
 

@@ -16,6 +16,7 @@ from llmcls.cli.shared import (
     TASKS,
     code_option,
     column_options,
+    echo,
     gather_settings,
     output_options,
     settings_options,
@@ -140,7 +141,7 @@ def command(
             run = train(settings=settings, overwrite=overwrite, resume=resume, force=force, reporter=reporter)
     except StoppedError as stopped:
         if not reporter.silent:
-            click.echo(str(stopped), err=True)
+            echo(str(stopped), err=True)
             tell_status(EXIT_CODE, {})
         context.exit(EXIT_CODE)
     except DeviceFullError as error:

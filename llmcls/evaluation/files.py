@@ -20,7 +20,7 @@ from typing import IO, Any
 from llmcls.errors import LlmclsError
 from llmcls.evaluation.metrics import EvaluationReport
 from llmcls.evaluation.multilabel import MultiLabelReport
-from llmcls.figures import finite, to_json
+from llmcls.figures import escaped, finite, to_json
 from llmcls.files import replacing
 from llmcls.records import Example, Prediction
 
@@ -84,6 +84,8 @@ def write_predictions(
     examples: Iterable[Example],
     predictions: Iterable[Prediction],
     prompts: Iterable[str] | None = None,
+    *,
+    escape_formulas: bool = False,
 ) -> None:
     """Write one CSV row per example, streaming: source, text, label, predicted, probability, correct.
 
@@ -95,6 +97,7 @@ def write_predictions(
         examples: the rows.
         predictions: one a row.
         prompts: what the model read of each row (`Encoder.read_prompts`), for a last column `prompt`; None: without it.
+        escape_formulas: see `write_rows`.
 
     Raises:
         LlmclsError: when the file cannot be written.
@@ -102,15 +105,22 @@ def write_predictions(
     """
     rows: Iterable[tuple[Any, ...]] = starmap(_prediction_row, zip(examples, predictions, strict=True))
     if prompts is None:
-        write_rows(path, PREDICTION_COLUMNS, rows)
+        write_rows(path, PREDICTION_COLUMNS, rows, escape_formulas=escape_formulas)
     else:
-        write_rows(
-            path, (*PREDICTION_COLUMNS, "prompt"), ((*row, said) for row, said in zip(rows, prompts, strict=True))
-        )
+        shown = ((*row, said) for row, said in zip(rows, prompts, strict=True))
+        write_rows(path, (*PREDICTION_COLUMNS, "prompt"), shown, escape_formulas=escape_formulas)
 
 
-def write_rows(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_rows(
+    path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, escape_formulas: bool = False
+) -> None:
     """Write rows of cells under a header as CSV, streaming.
+
+    Args:
+        path: the file.
+        columns: the header.
+        rows: the cells.
+        escape_formulas: put an apostrophe before text that a spreadsheet would compute (`llmcls.figures.escaped`).
 
     Raises:
         LlmclsError: when the file cannot be written.
@@ -119,8 +129,8 @@ def write_rows(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence
         # QUOTE_NONNUMERIC: else Python before 3.11.9 and 3.12.3 leaves a lone carriage return unquoted, and it ends
         # the row (https://github.com/python/cpython/issues/67044).
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerow(map(escaped, columns) if escape_formulas else columns)
+        writer.writerows(map(escaped, row) if escape_formulas else row for row in rows)
 
 
 def _prediction_row(example: Example, prediction: Prediction) -> tuple[Any, ...]:

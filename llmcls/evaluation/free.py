@@ -149,12 +149,13 @@ class FreeReport:
 
         return sorted(self.rows, key=rank)[:count]
 
-    def write(self, path: str | Path, separator: str = ",") -> None:
+    def write(self, path: str | Path, separator: str = ",", *, escape_formulas: bool = False) -> None:
         """Write all rows as CSV: source, text, label, free, read_as, valid, correct, constrained.
 
         Args:
             path: the file.
             separator: joins several labels of a row; `read_as` is empty where an answer is not valid, or names none.
+            escape_formulas: see `write_rows`.
 
         Raises:
             LlmclsError: when the file cannot be written.
@@ -175,6 +176,7 @@ class FreeReport:
                 )
                 for row in self.rows
             ),
+            escape_formulas=escape_formulas,
         )
 
     def _share(self, flags: Sequence[bool]) -> float:

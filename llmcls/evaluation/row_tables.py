@@ -70,7 +70,7 @@ def _rows(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) ->
     if not title:
         table.title = None
     for heading in headings:
-        table.add_column(Text(heading), overflow="fold")
+        table.add_column(as_literal(heading), overflow="fold")
     for text, *answers in rows:
         table.add_row(_cut(text), *(as_literal(answer) if answer else Text("(nothing)", "dim") for answer in answers))
     return table

@@ -27,7 +27,12 @@ def choose_rows(rows: int, count: int, seed: int) -> list[int]:
 
 
 def write_samples(
-    path: str | Path, examples: Sequence[Example], before: Sequence[Prediction], after: Sequence[Prediction]
+    path: str | Path,
+    examples: Sequence[Example],
+    before: Sequence[Prediction],
+    after: Sequence[Prediction],
+    *,
+    escape_formulas: bool = False,
 ) -> None:
     """Write one CSV row per example: source, text, label, and the answers before and after training.
 
@@ -36,4 +41,5 @@ def write_samples(
         ValueError: when there are more examples than predictions, or fewer.
     """
     rows = zip(examples, before, after, strict=True)
-    write_rows(path, COLUMNS, ((row.source, row.text, row.label or "", old.label, new.label) for row, old, new in rows))
+    cells = ((row.source, row.text, row.label or "", old.label, new.label) for row, old, new in rows)
+    write_rows(path, COLUMNS, cells, escape_formulas=escape_formulas)

@@ -58,7 +58,7 @@ class Stability:
             for other in self.others
         }
 
-    def write(self, path: str | Path, examples: Sequence[Example]) -> None:
+    def write(self, path: str | Path, examples: Sequence[Example], *, escape_formulas: bool = False) -> None:
         """Write one CSV row per example: source, text, label, predicted, and `predicted(TEMPLATE)` of each other one.
 
         Raises:
@@ -67,4 +67,5 @@ class Stability:
         columns = ("source", "text", "label", "predicted", *(f"predicted({other.template})" for other in self.others))
         answers = [[found.label for found in asked.predictions] for asked in (self.own, *self.others)]
         rows = zip(examples, *answers, strict=True)
-        write_rows(path, columns, ((row.source, row.text, row.label or "", *said) for row, *said in rows))
+        cells = ((row.source, row.text, row.label or "", *said) for row, *said in rows)
+        write_rows(path, columns, cells, escape_formulas=escape_formulas)

@@ -9,7 +9,6 @@ Label names are shown literally, whatever markup, control characters or wide cha
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 from rich import box
@@ -21,6 +20,7 @@ from rich.text import Text
 from llmcls.errors import LlmclsError
 from llmcls.evaluation.files import Report
 from llmcls.evaluation.metrics import EvaluationReport
+from llmcls.visible import visible
 
 MATRIX_LABELS = 12  # a matrix of more labels does not fit 80 columns
 CLASS_ROWS = 100
@@ -183,11 +183,7 @@ def _add_label_column(table: Table, heading: str, min_width: int = 16) -> None:
 
 def as_literal(name: str, style: str = "") -> Text:
     """A name as it is: `Text` reads no markup, and what would steer the terminal is shown as its escape."""
-    shown = (
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char
-        for char in name
-    )
-    return Text("".join(shown), style)
+    return Text(visible(name, lines=False), style)
 
 
 def _number(value: float | None, digits: int) -> str:

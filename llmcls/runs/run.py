@@ -235,17 +235,38 @@ def write_card(
 def list_runs(root: str | Path) -> list[tuple[Path, dict[str, Any]]]:
     """Every run below `root` (two levels), newest first, unverified; one that cannot be read is warned of."""
     found = []
-    for file in {*Path(root).glob(f"*/{CARD}"), *Path(root).glob(f"*/*/{CARD}")}:
+    for path, card in find_runs(root):
+        if isinstance(card, str):
+            warnings.warn(f"'{path / CARD}' cannot be read: {card}.", LlmclsWarning, stacklevel=2)
+        else:
+            found.append((path, card))
+    return found
+
+
+def find_runs(root: str | Path) -> list[tuple[Path, dict[str, Any] | str]]:
+    """Every folder below `root` (two levels) with a run's card, newest first, or with what is wrong with the card.
+
+    Cards of other programs are left out; faulty ones come last.
+    """
+    found: list[tuple[Path, dict[str, Any] | str]] = []
+    for file in sorted({*Path(root).glob(f"*/{CARD}"), *Path(root).glob(f"*/*/{CARD}")}):
         if any(part.startswith(".") for part in file.relative_to(root).parts):
             continue  # a run that is just being replaced
         try:
-            card = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            warnings.warn(f"'{file}' cannot be read: {error}.", LlmclsWarning, stacklevel=2)
-            continue
-        if is_card(card) and card["format"] in readable_formats():
-            found.append((file.parent, migrate(card)))
-    return sorted(found, key=lambda entry: entry[1]["created"], reverse=True)
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if not is_card(content):
+                continue
+            if content["format"] in readable_formats():
+                found.append((file.parent, migrate(content)))
+            else:
+                found.append((file.parent, f"run format {content['format']!r}, but this llmcls reads up to {FORMAT}"))
+        except OSError as error:
+            found.append((file.parent, error.strerror or str(error)))
+        except (ValueError, RecursionError):
+            found.append((file.parent, f"its {CARD} is not JSON in UTF-8"))
+        except (KeyError, TypeError, AttributeError) as error:  # whoever has edited it
+            found.append((file.parent, f"its {CARD} is odd ({type(error).__name__}: {error})"))
+    return sorted(found, key=lambda entry: "" if isinstance(entry[1], str) else str(entry[1]["created"]), reverse=True)
 
 
 def _card_digest(card: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -406,26 +405,3 @@ def test_a_batch_file_replaces_only_one(llmcls: Callable[..., Any], refuse: Call
     assert "'job.sbatch' was not written by llmcls" in refuse(*asked)
     (here / "job.sbatch").unlink()
     assert llmcls(*asked).code == 0 and llmcls(*asked).code == 0
-
-
-# Formulas.
-
-
-@pytest.mark.usefixtures("loaded")
-def test_formulas_are_escaped(llmcls: Callable[..., Any], here: Path) -> None:
-    texts = ["=1+2", "+1", "-1", "@SUM(A1)", "\t=1", "plain", "1-1", "'=1"]
-    lines = [json.dumps({"text": text, "=column": -5}) for text in texts]
-    (here / "in.jsonl").write_text("\n".join([*lines, '{"text": "", "=column": 1}']), encoding="utf-8")
-    asked = ("predict", *LABELS, "--input", "in.jsonl", "--text-column", "text", "--margin")
-    assert llmcls(*asked, "--output", "plain.csv").code == 0
-    assert llmcls(*asked, "--output", "safe.csv", "--escape-formulas").code == 0
-    with (here / "plain.csv").open(encoding="utf-8", newline="") as file:
-        plain = list(csv.reader(file))
-    with (here / "safe.csv").open(encoding="utf-8", newline="") as file:
-        safe = list(csv.reader(file))
-    assert [row[0] for row in plain[1:]] == texts
-    assert [row[0] for row in safe[1:]] == [f"'{text}" if text[0] in "=+-@\t" else text for text in texts]
-    assert safe[0][1] == "'=column" and [row[1] for row in safe[1:]] == ["-5"] * 8, "figures stay figures"
-    assert [row[2:] for row in plain] == [row[2:] for row in safe]
-    said = llmcls("predict", *LABELS, "--json", "--escape-formulas", "x")
-    assert said.code == 2 and "JSON has no formulas" in said.err
