@@ -318,7 +318,12 @@ class PredictionSettings(Section):
     )
     no_answer: str = Field("no answer", description="What a row below a threshold gets instead of a label.")
     batch_size: int = Field(16, ge=1, description="Rows per forward pass of generate and reference.")
-    pack_tokens: int | None = Field(None, ge=64, description="Tokens per pack of the engine; null: by the hardware.")
+    pack_tokens: int | None = Field(
+        None,
+        ge=64,
+        description="Tokens per pack of the engine, also where training reads the validation split; null: by the "
+        "hardware.",
+    )
     threshold: float | None = Field(
         None,
         ge=0,

@@ -52,7 +52,12 @@ class TrainingSettings(Section):
     num_train_epochs: float = Field(3.0, gt=0, description="Passes over the training split.")
     max_steps: int = Field(-1, description="Stop after this many optimizer steps; -1: go by epochs.")
     per_device_train_batch_size: int = Field(8, ge=1, description="Rows per device and forward pass in training.")
-    per_device_eval_batch_size: int = Field(16, ge=1, description="Rows per device and forward pass in evaluation.")
+    per_device_eval_batch_size: int = Field(
+        16,
+        ge=1,
+        description="Rows per device and forward pass in evaluation, where it takes one of its own for the loss "
+        "(objective sft) or the model cannot be packed; else rows are read in packs of prediction.pack_tokens.",
+    )
     gradient_accumulation_steps: int = Field(1, ge=1, description="Forward passes per optimizer step.")
     halve_batch_on_oom: bool = Field(
         True,
@@ -98,7 +103,10 @@ class TrainingSettings(Section):
     )
     logging_steps: float = Field(10, gt=0, description="Steps between two log lines; a share of all steps below 1.")
     eval_strategy: Annotated[Literal["no", "steps", "epoch"], NoIsText] = Field(
-        "epoch", description="When the loss and the figures of metric_for_best_model are taken on the validation split."
+        "epoch",
+        description="When the loss and the figures of metric_for_best_model are taken on the validation split. With "
+        "many labels the ROC-AUC, which needs every label's probability, is taken only where metric_for_best_model is "
+        "roc_auc.",
     )
     eval_steps: float | None = Field(None, gt=0, description="Steps between evaluations when eval_strategy is steps.")
     save_strategy: Annotated[Literal["no", "steps", "epoch"], NoIsText] = Field(

@@ -217,6 +217,19 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
                 )
 
 
+def check_finite(loss: float, step: int) -> None:
+    """Refuse to go on with a loss that is no number.
+
+    Raises:
+        LlmclsError: when it is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise LlmclsError(
+            f"The loss became {loss} at step {step}; "
+            "lower training.learning_rate, or set training.mixed_precision to 'no'."
+        )
+
+
 def _nothing_learned(state: Any) -> LlmclsError:
     loss = next(entry["loss"] for entry in reversed(state.log_history) if "loss" in entry)
     return LlmclsError(

@@ -10,7 +10,6 @@ truncated or dropped on the way, and only answer tokens carry loss.
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -32,12 +31,11 @@ from llmcls.console import Reporter
 from llmcls.engine.decoder import evaluating
 from llmcls.engine.objectives import loss_of, packed_logits, padded_logits, rows_right
 from llmcls.engine.packing import Batch
-from llmcls.errors import LlmclsError
 from llmcls.model.hardware import exact_dtype
 from llmcls.processes.stopping import StopSignals
 from llmcls.settings import Settings, TrainingSettings
 from llmcls.training.batches import Collator, LaidOutAhead, RowOrder, make_dataset
-from llmcls.training.callbacks import HealthCallback, ProgressCallback, RowsRight, StoppingCallback
+from llmcls.training.callbacks import HealthCallback, ProgressCallback, RowsRight, StoppingCallback, check_finite
 from llmcls.training.checkpoints import remove_old, seal_checkpoint, writing_checkpoint
 from llmcls.training.configuration import check_ranking, clear_target_errors, make_lora_config, refusing
 from llmcls.training.continuity import ContinuityCallback, SoFar, settle_state, so_far
@@ -112,7 +110,7 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         else:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients, the count is over all processes
             self._trained += rows_right(logits.detach(), inputs).to(self._trained)  # read where the loss is read
-        self._check_finite(loss.item())
+        check_finite(loss.item(), self.state.global_step)
         return loss
 
     def training_step(
@@ -220,9 +218,9 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         losses, weights = self._agree(self._evaluated.tolist()).sum(0).tolist()
         loss = losses / weights
-        self._check_finite(loss)
+        check_finite(loss, self.state.global_step)
         if reading is not None:
-            figures = self._measure_reading(reading)
+            figures = self._check_labels(reading)
         metrics = {"loss": loss, **figures}
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
@@ -249,7 +247,7 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
             self._evaluated += torch.tensor(reading.loss).to(self._evaluated)
         return reading
 
-    def _measure_reading(self, reading: Reading) -> dict[str, float]:
+    def _check_labels(self, reading: Reading) -> dict[str, float]:
         """Accuracy, ROC-AUC and their like of what all processes have read."""
         targets, probabilities = reading.targets, reading.probabilities
         if not is_deepspeed_zero3_enabled():
@@ -259,13 +257,6 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
                 shape = (reading.rows, layout.labels)
                 probabilities = self._collect(probabilities, mine, shape, self._evaluated.dtype)
         return self._measure(reading.true, [] if targets is None else targets.tolist(), probabilities)
-
-    def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise LlmclsError(
-                f"The loss became {loss} at step {self.state.global_step}; "
-                "lower training.learning_rate, or set training.mixed_precision to 'no'."
-            )
 
     def _collect(
         self, mine: torch.Tensor | None, at: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype
