@@ -7,7 +7,6 @@ classifier.predict_proba(["Where is my parcel?"])      # array, rows sum to 1, c
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,8 +19,8 @@ from llmcls.console import Reporter
 from llmcls.data.given import examples_from, labelled_from
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
-from llmcls.model.hardware import Formats, choose_formats
 from llmcls.model.loading import BaseModel, find_base_model, load_model
+from llmcls.model.wrapped import load_wrapped
 from llmcls.processes.world import ALONE, World
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.template import PROBES
@@ -30,6 +29,7 @@ from llmcls.runs.assembly import (
     Assembly,
     assemble,
     assemble_run,
+    check_zero_shot,
     choose_labels,
     find_template,
     find_trained_base,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from llmcls.evaluation.files import Report
     from llmcls.evaluation.free import FreeAnswer
     from llmcls.evaluation.thresholds import Thresholds
+    from llmcls.model.hardware import Formats
 
 _CHUNK = 1024
 
@@ -94,17 +95,14 @@ class Classifier:
         Raises:
             LlmclsError: when the run does not match its seal, or the base model is another one.
         """
-        from peft import PeftModel
-
         run = run if isinstance(run, Run) else Run.open(run)
         assembly = assemble_run(run, template=template, base_model=base_model, quantization=quantization)
+        from llmcls.model.hardware import choose_formats  # with torch, after all that can be wrong without it
+
         formats = choose_formats(assembly.settings)
         model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
         if not run.whole:
-            with warnings.catch_warnings():
-                # PEFT asks for an attribute by a name that transformers calls deprecated.
-                warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-                model = PeftModel.from_pretrained(model, run.lora_path)
+            model = load_wrapped(model, run.lora_path)
         how = prediction or assembly.settings.prediction
         return cls._make(assembly, formats, model, how, run, run.decision)
 
@@ -130,6 +128,10 @@ class Classifier:
             raise LlmclsError(f"Give a list of labels, not one string: zero_shot(model, [{labels!r}, ...]).")
         chosen = settings or Settings()
         held = chosen.model.model_copy(update={"base_model": base_model})
+        labels = labels if labels is None or isinstance(labels, LabelSet) else list(labels)
+        check_zero_shot(held, labels, chosen.data)
+        if template:
+            find_template(template)
         chosen = chosen.model_copy(update={"model": held})
         base = find_base_model(held)
         if base.head_labels is not None:
@@ -144,6 +146,8 @@ class Classifier:
         resolved = make_settings(given)
         label_set = labels_for_zero_shot(base, labels, resolved.data)
         assembly = assemble(resolved, label_set, as_published=base.head_labels is not None)
+        from llmcls.model.hardware import choose_formats
+
         formats = choose_formats(resolved)
         model = load_model(assembly.base, resolved.model, formats, assembly.head)
         return cls._make(assembly, formats, model, resolved.prediction, None)

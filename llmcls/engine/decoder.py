@@ -15,16 +15,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 
 from llmcls.engine.trie import Ints
 from llmcls.model.head import SEVERAL, LabelHead
+from llmcls.model.wrapped import is_adapted, is_wrapped
 
 
 def bare(model: Any) -> Any:
     """The Hugging Face causal LM inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return model.get_base_model() if is_wrapped(model) else model
 
 
 def has_head(model: Any) -> bool:
@@ -73,7 +72,7 @@ def fingerprint(model: Any) -> int:
     adapters = tuple(
         (tuple(module.active_adapters), module.disable_adapters, tuple(module.merged_adapters))
         for module in model.modules()
-        if isinstance(module, BaseTunerLayer)
+        if is_adapted(module)
     )
     return hash((weights, adapters))
 
