@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import llmcls.answers  # noqa: F401 - the forms of answer make themselves known to the settings
 from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.plugin.hookspecs import hookimpl
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from llmcls.evaluation.files import Report
     from llmcls.evaluation.free import FreeAnswer
     from llmcls.evaluation.thresholds import Thresholds
+    from llmcls.model.hardware import Formats
 
 _CHUNK = 1024
 

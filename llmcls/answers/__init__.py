@@ -3,7 +3,8 @@
     form = form_of(settings)
     form.report(...)
 
-Importing this package makes the forms known to the settings. A further form is one more file and its line here.
+Importing this package, as the settings do, makes the forms known to them. A further form is one more file and its line
+here.
 """
 
 # In the order in which tasks and methods are listed; the first form of a task is its usual one.

@@ -10,27 +10,69 @@ stopped by a signal and can go on, 130 interrupted.
 from __future__ import annotations
 
 import errno
+import importlib
 import io
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import IO, Any, cast
 
 import click
 import pluggy
 
 from llmcls import __version__
-from llmcls.cli import config, evaluate, labels, launch, models, plugins, predict, readers, runs, templates, train
-from llmcls.cli.shared import echo, refuse_repeats
-from llmcls.console import Reporter
 from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.plugin.manager import DISABLE_VARIABLE, load_plugins
-from llmcls.visible import VisibleStream
+from llmcls.processes.collector import put_off_collection
+from llmcls.visible import VisibleStream, visible
 
-# In the order in which they are listed: the way of the work first, then looking things up.
-COMMANDS = (train, predict, evaluate, runs, labels, templates, models, readers, plugins, config, launch)
+# Each is in a module of its name. In the order in which they are listed: the way of the work first, then looking things
+# up. What `--help` says of them stands here, so that it need not import them.
+COMMANDS = {
+    "train": "Train a classifier on labelled texts.",
+    "predict": "Classify texts.",
+    "evaluate": "Measure a run on labelled texts.",
+    "runs": "List and show trained runs.",
+    "labels": "Show what a label set costs.",
+    "templates": "List prompt templates, show real prompts.",
+    "models": "List base models.",
+    "readers": "List dataset readers.",
+    "plugins": "List loaded plugins with versions and hooks.",
+    "config": "Show, describe and start settings files.",
+    "launch": "Show how several processes are started.",
+}
 # What a disk says that a program cannot change; any other OSError is a mistake of ours and shows its traceback.
 DISK_PROBLEMS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+class _Imported(dict[str, click.Command]):
+    """Commands by name; one of llmcls's own is imported when it is looked up."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        found = super().__getitem__(name)
+        if isinstance(found, _Later):
+            self[name] = found = importlib.import_module(f"{__name__}.{name}").command
+        return found
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            return default
+        return self[name]
+
+    def values(self) -> Any:
+        return [self[name] for name in self]
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self]
+
+    def outlines(self) -> Iterator[click.Command]:
+        """Each command, or what stands for it as long as it is not imported: its name and short help."""
+        return map(super().__getitem__, self)
+
+
+class _Later(click.Command):
+    """What is known of a command that is not imported yet."""
 
 
 class Commands(click.Group):
@@ -41,6 +83,7 @@ class Commands(click.Group):
     def __init__(self, **attributes: Any) -> None:
         self._owners: dict[str, str] = {}
         super().__init__(**attributes)
+        self.commands: _Imported = _Imported()
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Add a command.
@@ -63,12 +106,21 @@ class Commands(click.Group):
         """As click's; options that count once are refused when given twice, of which click would drop the first."""
         name, found, rest = super().resolve_command(ctx, args)
         if found is not None and not ctx.resilient_parsing:  # shell completion looks at half-written lines
+            from llmcls.cli.shared import refuse_repeats
+
             refuse_repeats(found, ctx, name, rest)
         return name, found, rest
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, as added."""
         return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click's, importing no command."""
+        shown = [command for command in self.commands.outlines() if not command.hidden]
+        room = formatter.width - 6 - max(len(command.name or "") for command in shown)
+        with formatter.section("Commands"):
+            formatter.write_dl([(command.name or "", command.get_short_help_str(room)) for command in shown])
 
 
 def build_cli(manager: pluggy.PluginManager | None = None) -> click.Group:
@@ -85,8 +137,8 @@ def build_cli(manager: pluggy.PluginManager | None = None) -> click.Group:
         params=[],
     )
     click.version_option(__version__, prog_name="llmcls")(cli)
-    for module in COMMANDS:
-        cli.add_command(module.command)
+    for name, short_help in COMMANDS.items():
+        cli.add_command(_Later(name, short_help=short_help))
     for plugin in (manager or load_plugins()).hook.register_commands.get_hookimpls():
         cli.owner = plugin.plugin_name
         plugin.function(*[cli for argument in plugin.argnames if argument == "cli"])
@@ -95,6 +147,7 @@ def build_cli(manager: pluggy.PluginManager | None = None) -> click.Group:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    put_off_collection()
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -104,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()  # a full disk shows here, not after the exit code
         sys.exit(code if isinstance(code, int) else 0)
     except LlmclsError as error:
-        echo(f"Error: {error}", err=True)
+        click.echo(visible(f"Error: {error}"), err=True)
         sys.exit(1)
     except click.ClickException as error:
         error.show(cast("IO[str]", VisibleStream(sys.stderr)))
@@ -119,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
         if error.errno not in DISK_PROBLEMS:
             raise
         place = f": '{error.filename}'" if error.filename else ""
-        echo(f"Error: {error.strerror}{place}.", err=True)
+        click.echo(visible(f"Error: {error.strerror}{place}."), err=True)
         _drop_output()
         sys.exit(1)
 
@@ -135,4 +188,6 @@ def _drop_output() -> None:
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Show llmcls's own warnings; the libraries' deprecation notices are not the user's business."""
     if issubclass(category, LlmclsWarning):
+        from llmcls.console import Reporter
+
         Reporter().warn(str(message))

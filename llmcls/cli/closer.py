@@ -7,7 +7,7 @@ for finding in look_closer(Evaluated(classifier, examples, predictions), reporte
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +98,17 @@ def look_closer(
     return findings
 
 
+def check_template_names(run: Run, names: Sequence[str]) -> None:
+    """Find before a tokenizer is loaded that there is none of these templates for this run.
+
+    Raises:
+        LlmclsError: where all are wrong, as `check_templates`, which says it of some.
+    """
+    wrong = {name: _wrong_name(run, name) for name in names}
+    if all(wrong[name] or names.count(name) > 1 for name in names):
+        _refuse(names, wrong)
+
+
 def check_templates(
     run: Run,
     names: Sequence[str],
@@ -112,23 +123,41 @@ def check_templates(
             rows, and those given twice.
     """
     from llmcls.runs.assembly import assemble_run, find_template
-    from llmcls.settings.task import tasks
 
     assembly = assemble_run(run, base_model=base_model, verify=False, trust_remote_code=trust_remote_code)
-    problems = [f"'{name}' is given {count} times; keep one." for name, count in Counter(names).items() if count > 1]
+    wrong: dict[str, str | None] = {}
     for name in dict.fromkeys(names):
-        # The templates of a task bear its name.
-        others = [task for task in tasks() if task != run.settings.task and f"{name}_".startswith(f"{task}_")]
-        try:
-            template = find_template(name)
-            if others and not name.endswith(".j2"):
-                raise LlmclsError(
-                    f"Template '{name}' is for the task {others[0]}, but this run was trained for the task "
-                    f"{run.settings.task}; choose another template."
-                )
-            assembly.with_template(template).encoder.encode(examples)
-        except LlmclsError as error:
-            problems.append(str(error))
+        wrong[name] = _wrong_name(run, name)
+        if wrong[name] is None:
+            try:
+                assembly.with_template(find_template(name)).encoder.encode(examples)
+            except LlmclsError as error:
+                wrong[name] = str(error)
+    _refuse(names, wrong)
+
+
+def _wrong_name(run: Run, name: str) -> str | None:
+    """Why there is no such template for the run's task, or None where there is one."""
+    from llmcls.runs.assembly import check_shots, find_template
+    from llmcls.settings.task import tasks
+
+    # The templates of a task bear its name.
+    others = [task for task in tasks() if task != run.settings.task and f"{name}_".startswith(f"{task}_")]
+    try:
+        check_shots(find_template(name), run.shots)
+    except LlmclsError as error:
+        return str(error)
+    if others and not name.endswith(".j2"):
+        return (
+            f"Template '{name}' is for the task {others[0]}, but this run was trained for the task "
+            f"{run.settings.task}; choose another template."
+        )
+    return None
+
+
+def _refuse(names: Sequence[str], wrong: Mapping[str, str | None]) -> None:
+    problems = [f"'{name}' is given {count} times; keep one." for name, count in Counter(names).items() if count > 1]
+    problems += [problem for problem in wrong.values() if problem]
     if problems:
         raise LlmclsError(several(problems, "--templates"))
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmcls.cli.closer import Evaluated, Finding, check_templates, classify_untrained, look_closer
+from llmcls.cli.closer import (
+    Evaluated,
+    Finding,
+    check_template_names,
+    check_templates,
+    classify_untrained,
+    look_closer,
+)
 from llmcls.cli.labelled import Labelled, read_rows, read_rows_of_baseline
 from llmcls.cli.places import (
     behind_links,
@@ -193,21 +200,24 @@ def command(**options: Any) -> None:
     reporter = start(request.quiet, request.as_json)
     from llmcls.classifier import Classifier
     from llmcls.evaluation.files import write_metrics, write_predictions
+    from llmcls.runs.assembly import check_run
     from llmcls.runs.run import Run
 
     run = Run.open(request.run_path)
     request.check(run)
     settings = request.settings(run)
+    where, names = None if run.whole else request.base_model, split_commas(request.templates)
+    check_run(run, base_model=where)
+    check_template_names(run, names)
     form = FileFormat.of(settings.data)
     given = Labelled(request.data, request.text_columns, request.label_column, request.split, form)
     examples, name = read_rows(run, given, reporter)
     own = read_rows_of_baseline(run) if request.baseline else None
-    where, names = None if run.whole else request.base_model, split_commas(request.templates)
-    if names:
-        check_templates(run, names, where, examples, request.trust_remote_code)
     folder = Path(request.output_dir) if request.output_dir else run.path / "evaluation" / name
     _make_folder(folder)
     _refuse_names(request, folder)
+    if names:
+        check_templates(run, names, where, examples, request.trust_remote_code)
     world = join_prediction()
     # LoRA weights kept apart, as in training: the same figures to the last bit, and the base model is at hand.
     loaded = Classifier.load(

@@ -125,24 +125,41 @@ class _Measured:
 def _of_run(
     run_path: str, template: str | None, data: str | None, trust_remote_code: bool
 ) -> tuple[Assembly, Sequence[Example]]:
-    from llmcls.runs.assembly import assemble_run
+    from llmcls.runs.assembly import assemble_run, check_run
     from llmcls.runs.run import Run
 
     run = Run.open(run_path)
-    assembly = assemble_run(run, template=template, verify=False, trust_remote_code=trust_remote_code)
-    return assembly, _read(run.settings, data).train if data else ()
+    check_run(run, template=template, verify=False)
+    _refuse_other_forms(run.settings)
+    examples = _read(run.settings, data).train if data else ()
+    return assemble_run(run, template=template, verify=False, trust_remote_code=trust_remote_code), examples
 
 
 def _of_settings(settings: Settings, labels: str | None) -> tuple[Assembly, Sequence[Example]]:
     from llmcls.labels import LabelSet
-    from llmcls.runs.assembly import assemble
+    from llmcls.runs.assembly import assemble, check_assembly
 
+    check_assembly(settings)
+    _refuse_other_forms(settings)
     if labels:
         given = settings.data
         names = LabelSet.from_names(split_labels(labels), given.label_descriptions, given.label_aliases)
         return assemble(settings, names), ()
     splits = _read(settings)
     return assemble(settings, splits.labels, splits.train), splits.train
+
+
+def _refuse_other_forms(settings: Settings) -> None:
+    if settings.training.objective == "head":
+        raise LlmclsError(
+            "labels inspect tells what the labels' tokens cost, but to a classification head labels are numbers, all "
+            "known from the prompt's last token; `llmcls templates show` shows the prompt."
+        )
+    if settings.form.several:
+        raise LlmclsError(
+            "labels inspect tells what finding one label costs, but with the task multi_label a text may have several; "
+            "`llmcls templates show` shows what is asked."
+        )
 
 
 def _read(settings: Settings, data: str | None = None) -> DataSplits:
@@ -164,11 +181,6 @@ def _measure(
     from llmcls.records import Example
 
     encoder = assembly.encoder
-    if encoder.head:
-        raise LlmclsError(
-            "labels inspect tells what the labels' tokens cost, but to a classification head labels are numbers, all "
-            "known from the prompt's last token; `llmcls templates show` shows the prompt."
-        )
     fields = dict.fromkeys(examples[0].fields, "") if examples else {}
     bare = len(encoder.encode([Example("", fields=fields)])[0].input_ids)
     sample = examples[:SAMPLED_ROWS] or [Example("a", fields=fields), Example("Z", fields=fields)]
@@ -178,11 +190,6 @@ def _measure(
         own = sum(len(prompt.input_ids) for prompt in prompts) / len(prompts) - prefix
     else:
         own = max(bare - prefix, 0) + (ASSUMED_TEXT_TOKENS if text_tokens is None else text_tokens)
-    if assembly.form.rules.several:
-        raise LlmclsError(
-            "labels inspect tells what finding one label costs, but with the task multi_label a text may have several; "
-            "`llmcls templates show` shows what is asked."
-        )
     trie, shape, device = (
         LabelTrie(encoder.answers, encoder.answer_labels),
         PromptShape(prefix, own, rows),

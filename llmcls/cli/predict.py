@@ -18,7 +18,7 @@ from llmcls import __version__
 from llmcls.cli.outputs import FileOutput, StandardOutput
 from llmcls.cli.predictions import PROMPT, Input, Tally, predict_batches, rows_at_once
 from llmcls.cli.relabelled import changed_labels, report_labels
-from llmcls.cli.request import Request, Way, choose_way
+from llmcls.cli.request import Request, Way, choose_way, meet_base_model
 from llmcls.cli.shared import (
     QUANTIZATIONS,
     TASKS,
@@ -29,7 +29,6 @@ from llmcls.cli.shared import (
     prediction_options,
     prompt_option,
     settings_options,
-    split_labels,
     start,
     typed,
 )
@@ -114,6 +113,7 @@ def command(**options: Any) -> None:
     way = choose_way(request)
     given = request.open_input(way.run, way.settings.data)
     with request.open_output(reporter, way.run) as written:
+        way = meet_base_model(request, way)
         classifier = replace(_load(request, way), world=world)
         report_labels(classifier, reporter)
         reporter.say(f"Predicting with {request.run_path or classifier.base.name}: {classifier.formats.describe()}")
@@ -141,8 +141,9 @@ def _load(request: Request, way: Way) -> Classifier:
     if request.quantization:
         held = settings.model.model_copy(update={"quantization": request.quantization})
         settings = settings.model_copy(update={"model": held})
-    labels = None if request.labels is None else split_labels(request.labels)
-    return Classifier.zero_shot(settings.model.base_model, labels, template=request.template, settings=settings)
+    return Classifier.zero_shot(
+        settings.model.base_model, request.label_names, template=request.template, settings=settings
+    )
 
 
 def _predict(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmcls.answers.form import Form, form_of, refuse_missing
+from llmcls.answers.form import Figure, Form, form_of, refuse_missing
 from llmcls.cli.formats import OutputFormat, format_of
 from llmcls.cli.outputs import FileOutput, StandardOutput, TableOutput, ThroughOutput
 from llmcls.cli.places import is_standard_output, writes_through
@@ -99,6 +99,21 @@ class Request:
     def in_json(self) -> bool:
         """Whether rows are written as objects, in which lists stay lists."""
         return self.format.as_json
+
+    @property
+    def label_names(self) -> list[str] | None:
+        """The labels given, or None."""
+        return None if self.labels is None else split_labels(self.labels)
+
+    @property
+    def figures(self) -> dict[Figure, str]:
+        """The figures asked for, each with its option."""
+        asked: dict[Figure, bool] = {
+            "label_mass": self.label_mass,
+            "margin": self.margin,
+            "probabilities": self.all_probabilities,
+        }
+        return {figure: f"--{figure.replace('_', '-')}" for figure, wanted in asked.items() if wanted}
 
     def open_input(self, run: Run | None, data: DataSettings) -> Input:
         """The rows to predict, of files that are written as these settings say.
@@ -191,7 +206,8 @@ def choose_way(request: Request) -> Way:
     Raises:
         LlmclsError: for figures that such predictions do not have, and for settings that would have no effect.
     """
-    from llmcls.runs.assembly import choose_labels
+    from llmcls.model.loading import may_have_head
+    from llmcls.runs.assembly import check_run, choose_labels, find_template
     from llmcls.runs.run import Run
 
     run = Run.open(request.run_path) if request.run_path else None
@@ -202,18 +218,18 @@ def choose_way(request: Request) -> Way:
     }
     if request.label_mass and run and run.has_head:
         raise LlmclsError("A classification head can say nothing but its labels; leave --label-mass out.")
-    asked = {"--label-mass": request.label_mass, "--margin": request.margin}
-    asked |= {"--probabilities": request.all_probabilities}
-    named = {option[2:].replace("-", "_"): option for option, wanted in asked.items() if wanted}
     if run is None:
         changes |= {"method": request.method}
         options = {f"prediction__{name}": value for name, value in changes.items()}
         options["model__trust_remote_code"] = request.trust_remote_code or None
         settings = gather_settings(request.files, request.assignments, task=request.task, **options)
-        settings = _settle_zero_shot(request, settings)
-        refuse_missing(form_of(settings), named)  # type: ignore[arg-type]  # the keys are `Figure`s
-        return Way(None, settings, settings.prediction)
-    refuse_missing(form_of(run.settings), named)  # type: ignore[arg-type]
+        named = {"base_model": request.base_model or settings.model.base_model}
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update=named)})
+        find_template(request.template or settings.prompt.template)
+        way = Way(None, settings, settings.prediction)
+        return way if may_have_head(settings.model) else _with_labels(request, way)
+    refuse_missing(form_of(run.settings), request.figures)
+    check_run(run, template=request.template, base_model=request.base_model, quantization=request.quantization)
     also = "--base-model, --quantization, --template and --trust-remote-code"
     given = settings_for_run(run.settings, request.files, request.assignments, also)
     settings = change_settings(given, {"prediction": changes | {"method": request.method}})
@@ -226,23 +242,41 @@ def choose_way(request: Request) -> Way:
     return Way(run, run.settings.model_copy(update={"data": data}), settings.prediction, labels)
 
 
-def _settle_zero_shot(request: Request, settings: Settings) -> Settings:
-    """The settings to predict with a base model as it is, which may be a classifier with a head.
+def meet_base_model(request: Request, way: Way) -> Way:
+    """The way to predict with a base model as it is, which may be a classifier with a head; that of a run is known.
+
+    It asks transformers, which takes seconds, so that everything else is to be found wrong before.
 
     Raises:
         click.UsageError: when it has no labels of its own, and none are given.
+        LlmclsError: for labels that are not the head's, and figures that such predictions do not have.
     """
-    from llmcls.model.loading import find_base_model
+    from llmcls.model.loading import find_base_model, may_have_head
     from llmcls.runs.assembly import labels_for_zero_shot, settle_for_head
 
-    named = {"base_model": request.base_model or settings.model.base_model}
-    settings = settings.model_copy(update={"model": settings.model.model_copy(update=named)})
-    base = find_base_model(settings.model)
-    if base.head_labels is None and not request.labels:
+    if way.run is not None or not may_have_head(way.settings.model):
+        return way
+    base = find_base_model(way.settings.model)
+    if base.head_labels is None:
+        return _with_labels(request, way)
+    labels_for_zero_shot(base, request.label_names, way.settings.data)
+    if request.label_mass:
+        raise LlmclsError("A classification head can say nothing but its labels; leave --label-mass out.")
+    settings = settle_for_head(way.settings, base, request.template)
+    refuse_missing(form_of(settings), request.figures)
+    return Way(None, settings, settings.prediction)
+
+
+def _with_labels(request: Request, way: Way) -> Way:
+    """The same way, for a base model without labels of its own.
+
+    Raises:
+        click.UsageError: when no labels are given.
+    """
+    from llmcls.runs.assembly import check_zero_shot
+
+    if not request.labels:
         raise click.UsageError("Give --run DIR, or --labels A,B,C with a --base-model M (default: nano).")
-    labels_for_zero_shot(base, None if request.labels is None else split_labels(request.labels), settings.data)
-    if base.head_labels is not None:
-        if request.label_mass:
-            raise LlmclsError("A classification head can say nothing but its labels; leave --label-mass out.")
-        return settle_for_head(settings, base, request.template)
-    return settings
+    check_zero_shot(way.settings.model, request.label_names, way.settings.data)
+    refuse_missing(form_of(way.settings), request.figures)
+    return way

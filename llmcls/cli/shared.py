@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from llmcls.cli.quiet import silence_libraries
 from llmcls.console import Reporter
 from llmcls.data.reader import FIELDS_OF_FORMAT
 from llmcls.errors import LlmclsError
@@ -243,21 +243,8 @@ def settings_for_run(trained: Settings, files: Sequence[str], assignments: Seque
 
 def start(quiet: bool, as_json: bool = False) -> Reporter:
     """Silence the libraries' own bars and notices, and make the reporter."""
-    for name in ("bitsandbytes", "torch", "datasets", "accelerate", "peft", "trl"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # DeepSpeed sets its own level when it is imported, and writes to standard output, which is for results.
-    logging.getLogger("DeepSpeed").addFilter(_is_error)
-    from datasets.utils import disable_progress_bars
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    disable_progress_bars()
+    silence_libraries()
     return Reporter(quiet or as_json)
-
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
 
 
 def show(*renderables: RenderableType) -> None:

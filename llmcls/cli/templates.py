@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from os.path import commonprefix
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -77,7 +77,7 @@ def show_(
     if run_path:
         if files or assignments:
             raise click.UsageError("A run has its own settings; --config and --set are for templates without --run.")
-        assembly, examples = _of_run(run_path, name, base_model, data, trust_remote_code)
+        assembly, examples = _of_run(run_path, name, base_model, data, row, trust_remote_code)
     elif name:
         settings = gather_settings(
             files,
@@ -89,12 +89,10 @@ def show_(
         )
         if settings.data.source is None:
             settings = change_settings(settings, {"data": {"source": "demo:"}})
-        assembly, examples = _of_settings(settings)
+        assembly, examples = _of_settings(settings, row)
     else:
         raise click.UsageError("Give a template's NAME, or --run DIR.")
     encoder, whose = assembly.encoder, run_path or assembly.base.name
-    if not 0 <= row < len(examples):
-        raise LlmclsError(f"--row is {row}, but there are {len(examples)} training rows: 0 to {len(examples) - 1}.")
     shared = _shared_tokens(encoder, examples)
     example = examples[row]
     shown = assembly.form.show(encoder, example)
@@ -117,27 +115,40 @@ def show_(
 
 
 def _of_run(
-    run_path: str, template: str | None, base_model: str | None, data: str | None, trust_remote_code: bool
+    run_path: str,
+    template: str | None,
+    base_model: str | None,
+    data: str | None,
+    row: int,
+    trust_remote_code: bool,
 ) -> tuple[Assembly, Sequence[Example]]:
     from llmcls.data.splits import load_training_data
-    from llmcls.runs.assembly import assemble_run
+    from llmcls.runs.assembly import assemble_run, check_run
     from llmcls.runs.run import Run
 
     run = Run.open(run_path)
     if not data and not run.settings.data.source:
         raise LlmclsError("This run was trained on data from Python; say with --data which rows to show.")
-    assembly = assemble_run(
-        run, template=template, base_model=base_model, verify=False, trust_remote_code=trust_remote_code
-    )
-    return assembly, load_training_data(run.settings, data).train
+    check_run(run, template=template, base_model=base_model, verify=False)
+    examples = load_training_data(run.settings, data).train
+    _check_row(row, examples)
+    where: dict[str, Any] = {"template": template, "base_model": base_model, "trust_remote_code": trust_remote_code}
+    return assemble_run(run, **where, verify=False), examples
 
 
-def _of_settings(settings: Settings) -> tuple[Assembly, Sequence[Example]]:
+def _of_settings(settings: Settings, row: int) -> tuple[Assembly, Sequence[Example]]:
     from llmcls.data.splits import load_training_data
-    from llmcls.runs.assembly import assemble
+    from llmcls.runs.assembly import assemble, check_assembly
 
+    check_assembly(settings)
     splits = load_training_data(settings)
+    _check_row(row, splits.train)
     return assemble(settings, splits.labels, splits.train), splits.train
+
+
+def _check_row(row: int, examples: Sequence[Example]) -> None:
+    if not 0 <= row < len(examples):
+        raise LlmclsError(f"--row is {row}, but there are {len(examples)} training rows: 0 to {len(examples) - 1}.")
 
 
 def _shared_tokens(encoder: Encoder, examples: Sequence[Example]) -> int:

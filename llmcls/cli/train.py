@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,16 +130,24 @@ def command(
         raise click.UsageError(
             f"{', '.join(idle)}: of use with --output-dir only; without it, every run gets a name of its own."
         )
-    if not is_launched() and (code := _launch(launcher, machines, context.meta[__name__], settings, quiet)) is not None:
-        context.exit(code)
     reporter = start(quiet, as_json)
+    way = None if is_launched() else _Launching(launcher, machines, context.meta[__name__], settings, quiet)
     from llmcls.training.train import train
 
     begun = time.monotonic()
     try:
         # Standard output is for results; DeepSpeed prints there that it has compiled something.
         with redirect_stdout(sys.stderr), failing_once():
-            run = train(settings=settings, overwrite=overwrite, resume=resume, force=force, reporter=reporter)
+            run = train(
+                settings=settings,
+                overwrite=overwrite,
+                resume=resume,
+                force=force,
+                reporter=reporter,
+                when_checked=None if way is None else way.choose,
+            )
+    except _OnSeveralError:
+        context.exit(way.launch() if way else 1)
     except StoppedError as stopped:
         if not reporter.silent:
             echo(str(stopped), err=True)
@@ -169,25 +178,67 @@ def _without_effect(context: click.Context, overwrite: bool, force: bool) -> lis
     return typed(context, *(name for name, given in wanted.items() if given))
 
 
-def _launch(
-    launcher: str | None, machines: dict[str, Any], arguments: list[str], settings: Settings, quiet: bool
-) -> int | None:
-    """Train on several processes and return their exit code; None to train in this one."""
-    from llmcls.processes.launching import LaunchRequest, launch, visible_gpus
-    from llmcls.runs.writing import default_path
-    from llmcls.training.memory import explain
+class _OnSeveralError(Exception):
+    """The training is for several processes, which a launcher starts."""
 
-    reporter = Reporter(quiet)
-    if launcher == "single":
-        LaunchRequest(launcher, **machines)  # refuses more than one process
-        return None
-    if launcher is None:
-        gpus = visible_gpus()
-        if gpus < 2:
-            return None
-        reporter.say(f"{gpus} GPUs are visible: --launch ddp --num-processes {gpus} (--launch single: only one)")
-        launcher = "ddp"
-    if settings.output_dir is None:  # every attempt goes on with the same run
-        arguments = [*arguments, "--output-dir", str(default_path(settings))]
-    request = LaunchRequest(launcher, **machines)
-    return launch(request, ["train", *arguments], lambda smaller: reporter.warn(explain(smaller)))
+
+@dataclass
+class _Launching:
+    """On how many processes to train, and how they are started; it is known once all else is known to be good.
+
+    Attributes:
+        launcher: as typed; None: by the visible GPUs.
+        machines: the options of `machine_options`.
+        arguments: the command's, for the other processes.
+        settings: as resolved.
+        quiet: say nothing.
+    """
+
+    launcher: str | None
+    machines: dict[str, Any]
+    arguments: list[str]
+    settings: Settings
+    quiet: bool
+
+    def __post_init__(self) -> None:
+        from llmcls.processes.launching import LaunchRequest, refuse_single
+
+        if self.launcher is None:
+            return
+        request = LaunchRequest(self.launcher, **self.machines)  # refuses numbers that do not go together
+        if self.launcher != "single":
+            refuse_single(request)
+
+    def choose(self) -> None:
+        """Return where this process is to train by itself.
+
+        Raises:
+            _OnSeveralError: where it is not.
+        """
+        from llmcls.processes.launching import LaunchRequest, visible_gpus
+
+        if self.launcher == "single":
+            return
+        if self.launcher is None:
+            gpus = visible_gpus()
+            if gpus < 2:
+                return
+            Reporter(self.quiet).say(
+                f"{gpus} GPUs are visible: --launch ddp --num-processes {gpus} (--launch single: only one)"
+            )
+            self.launcher = "ddp"
+        LaunchRequest(self.launcher, **self.machines).resolve_processes()  # refuses where nothing says how many
+        raise _OnSeveralError
+
+    def launch(self) -> int:
+        """Train on several processes and return their exit code."""
+        from llmcls.processes.launching import LaunchRequest, launch
+        from llmcls.runs.writing import default_path
+        from llmcls.training.memory import explain
+
+        arguments = self.arguments
+        if self.settings.output_dir is None:  # every attempt goes on with the same run
+            arguments = [*arguments, "--output-dir", str(default_path(self.settings))]
+        request = LaunchRequest(self.launcher or "ddp", **self.machines)
+        reporter = Reporter(self.quiet)
+        return launch(request, ["train", *arguments], lambda smaller: reporter.warn(explain(smaller)))

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from llmcls.engine.decoder import bare
+from llmcls.model.wrapped import is_wrapped
 
 VERIFIED = frozenset(
     {
@@ -29,7 +29,7 @@ neighbours. They are exact only one row at a time."""
 
 def supports_packing(model: Any) -> str | None:
     """Why `model` cannot take the packed layout's 4-D attention mask, or None when it can."""
-    if isinstance(model, PeftModel) and any(config.is_prompt_learning for config in model.peft_config.values()):
+    if is_wrapped(model) and any(config.is_prompt_learning for config in model.peft_config.values()):
         return "its PEFT weights add virtual prompt tokens"
     base = bare(model)
     if base.config.is_encoder_decoder:

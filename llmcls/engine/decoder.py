@@ -18,15 +18,15 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-from peft import PeftModel
 
 from llmcls.engine.trie import Ints
 from llmcls.model.head import SEVERAL, LabelHead
+from llmcls.model.wrapped import is_wrapped
 
 
 def bare(model: Any) -> Any:
     """The Hugging Face causal LM inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return model.get_base_model() if is_wrapped(model) else model
 
 
 def has_head(model: Any) -> bool:

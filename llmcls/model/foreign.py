@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcls.errors import LlmclsError, shorten
 from llmcls.files import read_json
+from llmcls.model.wrapped import import_quickly
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -184,12 +185,13 @@ def load_lora(model: Any, folder: Path) -> Any:
         LlmclsError: for weights that are damaged, NaN or infinite, or do not fit the model, and as `lora_config` and
             `require_weights`.
     """
+    require_weights(folder, "adapter_model")
+    import_quickly()
     from peft import PeftModel
     from safetensors import SafetensorError
 
     from llmcls.model.soundness import find_unsound, unsound_error
 
-    require_weights(folder, "adapter_model")
     config = lora_config(folder)
     before = {id(parameter) for parameter in model.parameters()}
     try:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from llmcls.errors import LlmclsError, unknown
 from llmcls.model.adapter import BaseModelAdapter, base_models
 from llmcls.model.foreign import read_object, refuse_adapter, refuse_code
+from llmcls.model.wrapped import import_quickly
+from llmcls.processes.collector import resume_collection
 from llmcls.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 
     from llmcls.model.hardware import Formats
     from llmcls.model.head import Head
+
+
+HEAD_SUFFIX = "ForSequenceClassification"
+"""How transformers calls an architecture with a classification head."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class BaseModel:
     @property
     def head_labels(self) -> tuple[str, ...] | None:
         """The labels of a checkpoint with a classification head, in the order of its outputs; else None."""
-        if not any(name.endswith("ForSequenceClassification") for name in self.config.get("architectures") or ()):
+        if not any(name.endswith(HEAD_SUFFIX) for name in self.config.get("architectures") or ()):
             return None
         try:
             named = {int(number): str(name) for number, name in self.config["id2label"].items()}
@@ -92,11 +98,11 @@ def short_names() -> dict[str, tuple[str, BaseModelAdapter]]:
     return names
 
 
-def find_base_model(settings: ModelSettings) -> BaseModel:
-    """Find checkpoint, configuration and adapter of `settings.base_model`.
+def find_checkpoint(settings: ModelSettings) -> tuple[str, BaseModelAdapter | None]:
+    """The checkpoint that `settings.base_model` names, and its adapter where a name says which; imports no library.
 
     Raises:
-        LlmclsError: when there is no such model, it is gated, or it is no causal LM.
+        LlmclsError: for a short name or an adapter that there is not, and for a run.
     """
     names = short_names()
     checkpoint, adapter = names.get(settings.base_model, (settings.base_model, None))
@@ -108,17 +114,40 @@ def find_base_model(settings: ModelSettings) -> BaseModel:
             f"'{checkpoint}' is a run, not a base model; predict with --run {checkpoint}, or train it on with "
             f"`llmcls train --base-model {checkpoint}`."
         )
-    config = _read_config(checkpoint, settings)
     if settings.adapter:
         adapters = base_models()
         if settings.adapter not in adapters:
             raise LlmclsError(f"model.adapter: {unknown('base-model adapter', settings.adapter, adapters)}")
         adapter = adapters[settings.adapter]
-    elif adapter is None:
+    return checkpoint, adapter
+
+
+def find_base_model(settings: ModelSettings) -> BaseModel:
+    """Find checkpoint, configuration and adapter of `settings.base_model`.
+
+    Raises:
+        LlmclsError: when there is no such model, it is gated, or it is no causal LM.
+    """
+    checkpoint, adapter = find_checkpoint(settings)
+    config = _read_config(checkpoint, settings)
+    if adapter is None:
         # `auto` fits everything, so every other adapter is asked first.
         candidates = sorted(base_models().values(), key=lambda known: known.name == "auto")
         adapter = next(known for known in candidates if known.fits(checkpoint, config))
     return BaseModel(settings.base_model, checkpoint, adapter, config, settings.revision, settings.trust_remote_code)
+
+
+def may_have_head(settings: ModelSettings) -> bool:
+    """Whether `settings.base_model` may be a classifier with labels of its own, without asking transformers.
+
+    True for what is not a folder here, and for one whose `config.json` cannot be read: transformers will tell.
+    """
+    file = Path(find_checkpoint(settings)[0]) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        return any(name.endswith(HEAD_SUFFIX) for name in config.get("architectures") or ())
+    except (OSError, ValueError, AttributeError):
+        return True
 
 
 def order_of_head(known: tuple[str, ...] | None, labels: tuple[str, ...]) -> tuple[int, ...] | None:
@@ -193,6 +222,9 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
 
     from llmcls.model.soundness import find_unsound, unsound_error
 
+    resume_collection()
+    if settings.quantization != "none":
+        import_quickly()  # which transformers does next, and slowly
     place = formats.device.index if formats.device.type == "cuda" else str(formats.device)
     quantization = None
     if settings.quantization == "4bit":

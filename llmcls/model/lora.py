@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
+from llmcls.model.wrapped import is_adapted, is_replaced, is_wrapped
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def merged(model: Any) -> Any:
@@ -28,15 +27,18 @@ def merged(model: Any) -> Any:
     modules (an output layer tied to the embeddings, of which LoRA may change one only), and DoRA in less than float32,
     whose norms PEFT would round.
     """
-    if not isinstance(model, PeftModel) or not _mergeable(model):
+    if not is_wrapped(model) or not _mergeable(model):
         return model
     return model.merge_and_unload()
 
 
 def _mergeable(model: PeftModel) -> bool:
+    import torch
+    from peft.tuners.lora import LoraLayer
+
     modules = list(model.modules())
     owners = Counter(id(weight) for module in modules for weight in module._parameters.values())
-    for layer in (module for module in modules if isinstance(module, BaseTunerLayer)):
+    for layer in (module for module in modules if is_adapted(module)):
         weight = getattr(layer.get_base_layer(), "weight", None)
         if not isinstance(layer, LoraLayer) or type(weight) is not torch.nn.Parameter or owners[id(weight)] > 1:
             return False
@@ -49,7 +51,7 @@ def _mergeable(model: PeftModel) -> bool:
 
 def can_leave_lora_out(model: Any) -> bool:
     """Whether the base model is still there: LoRA weights are kept apart, and no bias was trained (`lora.bias`)."""
-    return isinstance(model, PeftModel) and all(config.bias == "none" for config in model.peft_config.values())
+    return is_wrapped(model) and all(config.bias == "none" for config in model.peft_config.values())
 
 
 def without_lora(model: PeftModel) -> Any:
@@ -72,9 +74,9 @@ def _twin(module: Any, made: dict[int, Any]) -> Any:
     if id(module) in made:
         return made[id(module)]
     found = module
-    if isinstance(module, BaseTunerLayer):
+    if is_adapted(module):
         found = module.get_base_layer()
-    elif isinstance(module, AuxiliaryTrainingWrapper):
+    elif is_replaced(module):
         found = module.original_module
     children = {name: child and _twin(child, made) for name, child in found._modules.items()}
     if any(child is not found._modules[name] for name, child in children.items()):

@@ -183,11 +183,7 @@ def launch(request: LaunchRequest, command: Sequence[str], before_retry: Callabl
         LlmclsError: when the configuration is for one process or accelerate refuses it, or a process was killed, which
             then cannot say so.
     """
-    if read_config(request.config_file)["distributed_type"] in ("NO", False):  # YAML reads a bare NO as False
-        raise LlmclsError(
-            f"'{request.name}' has distributed_type NO, which is one process: leave --launch out, or choose one of "
-            "`llmcls launch list`."
-        )
+    refuse_single(request)
     command = list(command)
     while True:
         code, settings = _launch_once(request, command)
@@ -197,6 +193,19 @@ def launch(request: LaunchRequest, command: Sequence[str], before_retry: Callabl
         # Of several --set of one name the last counts. What has been written since counts too: the run is ours.
         command += [word for name, value in settings.items() for word in ("--set", f"training.{name}={value}")]
         command = _going_on(command)
+
+
+def refuse_single(request: LaunchRequest) -> None:
+    """Refuse a configuration for one process, which needs no launcher.
+
+    Raises:
+        LlmclsError: for one, and for a configuration that there is not.
+    """
+    if read_config(request.config_file)["distributed_type"] in ("NO", False):  # YAML reads a bare NO as False
+        raise LlmclsError(
+            f"'{request.name}' has distributed_type NO, which is one process: leave --launch out, or choose one of "
+            "`llmcls launch list`."
+        )
 
 
 def _going_on(command: Sequence[str]) -> list[str]:

@@ -8,7 +8,8 @@ assembly.encoder, assembly.base
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,13 @@ from llmcls.answers import Form, form_of
 from llmcls.errors import LlmclsError, LlmclsWarning, shorten
 from llmcls.labels import LabelSet
 from llmcls.model.foreign import CodeRefusedError, brings_code, refuse_code, require_weights
-from llmcls.model.loading import BaseModel, find_base_model, load_saved_tokenizer, load_tokenizer
+from llmcls.model.loading import (
+    BaseModel,
+    find_base_model,
+    find_checkpoint,
+    load_saved_tokenizer,
+    load_tokenizer,
+)
 from llmcls.prompt.encoding import Encoder
 from llmcls.prompt.frame import Frame
 from llmcls.prompt.shots import Shots, choose_shots
@@ -63,11 +70,7 @@ class Assembly:
             LlmclsError: for a template that shows solved examples where there are none.
         """
         encoder = self.encoder
-        if template.uses("shots") and not encoder.shots.examples:
-            raise LlmclsError(
-                f"Template '{template.name}' shows solved examples, but this classifier was trained without any and "
-                "keeps none; choose another template, or train with this one."
-            )
+        check_shots(template, encoder.shots)
         return _put_together(
             self.settings, self.base, encoder.tokenizer, template, encoder.labels, encoder.shots, encoder.frame
         )
@@ -93,13 +96,7 @@ def assemble(
     Raises:
         LlmclsError: for an unknown base model or template, or shots wanted without training examples.
     """
-    template = find_template(settings.prompt.template)
-    if start is None:
-        base = find_base_model(settings.model)
-        tokenizer = load_tokenizer(base)
-    else:
-        base, tokenizer = _load_parts(start, settings.model)
-    shots = Shots()
+    template, shots = find_template(settings.prompt.template), Shots()
     if template.uses("shots"):
         if settings.form.several:
             raise LlmclsError(
@@ -112,6 +109,11 @@ def assemble(
                 f"Template '{template.name}' shows solved examples, which need a training split or a run."
             )
         shots = choose_shots(train, labels, per_label=settings.prompt.shots_per_label, seed=settings.seed)
+    if start is None:
+        base = find_base_model(settings.model)
+        tokenizer = load_tokenizer(base)
+    else:
+        base, tokenizer = _load_parts(start, settings.model)
     frame = frame_as_published(base, tokenizer) if as_published else None
     return _put_together(settings, base, tokenizer, template, labels, shots, frame)
 
@@ -183,22 +185,62 @@ def assemble_run(
         LlmclsError: when the base model is gone or another one, or the template wants shots that the run has not kept.
         CodeRefusedError: when the run needs code that may not run.
     """
+    held, used = check_run(run, template=template, base_model=base_model, quantization=quantization, verify=verify)
+    held = held.model_copy(update={"trust_remote_code": trust_remote_code})
+    settings = run.settings.model_copy(update={"model": held})
+    base, tokenizer = _load_parts(run, held, verify=verify)
+    return _put_together(settings, base, tokenizer, used, run.labels, run.shots)
+
+
+def check_run(
+    run: Run,
+    *,
+    template: str | None = None,
+    base_model: str | None = None,
+    quantization: str | None = None,
+    verify: bool = True,
+) -> tuple[ModelSettings, PromptTemplate]:
+    """What `assemble_run` will hold and ask with; refuses what can be seen to be wrong without any large library.
+
+    Raises:
+        LlmclsError: for a template, a base model or a quantisation that the run cannot be used with.
+    """
     if run.whole and base_model:
         raise LlmclsError(f"Run '{run.path}' holds all of its model and needs no base model; leave it out.")
-    trained = run.settings
-    wanted = {"base_model": base_model, "quantization": quantization, "trust_remote_code": trust_remote_code}
+    wanted = {"base_model": base_model, "quantization": quantization}
     model_settings = run.model_settings.model_copy(update={k: v for k, v in wanted.items() if v is not None})
     # What is checked of training says nothing of prediction: a run of all weights may be held in 4 bits.
-    held = make_settings({"model": model_settings.model_dump(), "lora": trained.lora.model_dump()}).model
-    settings = trained.model_copy(update={"model": held})
-    base, tokenizer = _load_parts(run, held, verify=verify)
+    held = make_settings({"model": model_settings.model_dump(), "lora": run.settings.lora.model_dump()}).model
     used = find_template(template) if template else run.template
     if used.uses("shots") and not run.shots.examples:
         raise LlmclsError(
             f"Template '{used.name}' shows solved examples, but run '{run.path}' was trained without any and keeps "
             "none; choose another template, or train with this one."
         )
-    return _put_together(settings, base, tokenizer, used, run.labels, run.shots)
+    with nullcontext() if run.whole or not verify else _needing_base(run):
+        find_checkpoint(held)
+    return held, used
+
+
+def check_assembly(settings: Settings) -> None:
+    """Refuse a template or a base model that there is not, as far as that is known without any large library.
+
+    Raises:
+        LlmclsError: for the first that is wrong.
+    """
+    find_template(settings.prompt.template)
+    find_checkpoint(settings.model)
+
+
+def check_zero_shot(settings: ModelSettings, labels: Sequence[str] | LabelSet | None, known: DataSettings) -> None:
+    """Refuse names that are wrong with any base model, without any large library.
+
+    Raises:
+        LlmclsError: for a short name that is no base model's, and labels that are not a label set.
+    """
+    find_checkpoint(settings)
+    if labels is not None and not isinstance(labels, LabelSet):
+        LabelSet.from_names(labels, known.label_descriptions, known.label_aliases)
 
 
 def choose_labels(assembled: LabelSet, labels: Sequence[str] | LabelSet, *, head: bool) -> LabelSet:
@@ -308,26 +350,45 @@ def _load_parts(run: Run, settings: ModelSettings, *, verify: bool = True) -> tu
     return base, load_saved_tokenizer(run.tokenizer_path, allowed)
 
 
+def check_shots(template: PromptTemplate, shots: Shots) -> None:
+    """Refuse to ask a trained classifier with a template that needs more than it has kept.
+
+    Raises:
+        LlmclsError: for a template that shows solved examples where there are none.
+    """
+    if template.uses("shots") and not shots.examples:
+        raise LlmclsError(
+            f"Template '{template.name}' shows solved examples, but this classifier was trained without any and "
+            "keeps none; choose another template, or train with this one."
+        )
+
+
 def find_trained_base(settings: ModelSettings, run: Run) -> BaseModel:
     """The base model that a run was trained on, where the settings say that it is now.
 
     Raises:
         LlmclsError: when there is none, or one with other weights.
     """
-    try:
+    with _needing_base(run):
         base = find_base_model(settings)
-    except CodeRefusedError as error:
-        raise refuse_code(f"The base model of run '{run.path}'", settings.base_model) from error
-    except LlmclsError as error:
-        raise LlmclsError(
-            f"{error} Run '{run.path}' needs its base model; if that has moved, say where it is with --base-model."
-        ) from error
     if base.fingerprint != run.card["base_model"]["fingerprint"]:
         raise LlmclsError(
             f"Run '{run.path}' was trained on '{run.card['base_model']['name']}', but '{base.name}' has other "
             "weights; give the right base model with --base-model."
         )
     return base
+
+
+@contextmanager
+def _needing_base(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except CodeRefusedError as error:
+        raise refuse_code(f"The base model of run '{run.path}'", run.card["base_model"]["name"]) from error
+    except LlmclsError as error:
+        raise LlmclsError(
+            f"{error} Run '{run.path}' needs its base model; if that has moved, say where it is with --base-model."
+        ) from error
 
 
 def _put_together(

@@ -10,6 +10,7 @@ registers the plain table of its form here; the settings know no form by name.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,7 +78,16 @@ class FormRules:
         return found
 
 
+FORMS = "llmcls.answers"
+"""The package whose import registers llmcls's own forms. It is imported by its name, as built-in plugins are, and only
+when a form is asked for: `import llmcls` is quick, and no module here knows a form."""
+
 _RULES: dict[str, FormRules] = {}
+
+
+def _rules() -> dict[str, FormRules]:
+    importlib.import_module(FORMS)  # which comes back here while it registers its own
+    return _RULES
 
 
 def register(rules: FormRules) -> None:
@@ -86,7 +96,7 @@ def register(rules: FormRules) -> None:
     Raises:
         LlmclsError: when another form has its name, or one of its methods within the task.
     """
-    for other in _RULES.values():
+    for other in _rules().values():
         if rules.name == other.name:
             raise LlmclsError(f"There are two forms of answer '{rules.name}'; rename one.")
         if rules.task == other.task and (same := set(rules.methods) & set(other.methods)):
@@ -104,17 +114,17 @@ def unregister(name: str) -> None:
 
 def tasks() -> tuple[str, ...]:
     """The values of the setting `task`, in order of registration."""
-    return tuple(dict.fromkeys(rules.task for rules in _RULES.values()))
+    return tuple(dict.fromkeys(rules.task for rules in _rules().values()))
 
 
 def methods() -> tuple[str, ...]:
     """The values of `prediction.method`, in order of registration."""
-    return tuple(dict.fromkeys(method for rules in _RULES.values() for method in rules.methods))
+    return tuple(dict.fromkeys(method for rules in _rules().values() for method in rules.methods))
 
 
 def dependent() -> frozenset[str]:
     """The settings, by dotted name, whose default depends on the form."""
-    return frozenset(name for rules in _RULES.values() for name in rules.defaults)
+    return frozenset(name for rules in _rules().values() for name in rules.defaults)
 
 
 def rules_for(task: str, method: str) -> FormRules:
@@ -123,7 +133,7 @@ def rules_for(task: str, method: str) -> FormRules:
     Raises:
         LlmclsError: for an unknown task.
     """
-    of_task = [rules for rules in _RULES.values() if rules.task == task]
+    of_task = [rules for rules in _rules().values() if rules.task == task]
     if not of_task:
         raise LlmclsError(f"There is no task '{task}'; choose one of {', '.join(tasks())}.")
     return next((rules for rules in of_task if method in rules.methods), of_task[0])
@@ -156,7 +166,7 @@ def check_form(task: str, sections: Mapping[str, Any]) -> list[str]:
     problems = rules.problems(sections)
     if method in rules.methods:
         return problems
-    owner = next((other.task for other in _RULES.values() if method in other.methods), None)
+    owner = next((other.task for other in _rules().values() if method in other.methods), None)
     wrong = rules.unknown_method.format(value=repr(method)) or f"prediction.method {method!r} is for task {owner}"
     return [wrong, *problems]
 

@@ -6,10 +6,14 @@ describe_world(world, formats, settings.training)
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from llmcls.errors import LlmclsError
-from llmcls.model.hardware import Formats
 from llmcls.processes.world import World, configured_fsdp_version, configured_precision
 from llmcls.settings import Settings, TrainingSettings
+
+if TYPE_CHECKING:
+    from llmcls.model.hardware import Formats
 
 SHARDED = ("zero3", "fsdp")
 """Backends that spread the weights themselves over the processes."""

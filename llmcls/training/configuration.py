@@ -21,7 +21,7 @@ from llmcls.errors import LlmclsError
 from llmcls.model.hardware import Formats
 from llmcls.processes.world import tell_deepspeed_cpu
 from llmcls.settings import LoraSettings, Settings
-from llmcls.training.preparation import usable_trackers
+from llmcls.training.names import usable_trackers
 
 if TYPE_CHECKING:
     from llmcls.answers import Form, Layout

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llmcls.answers import Form
@@ -17,36 +18,35 @@ from llmcls.console import Reporter
 from llmcls.data.paths import locate_data
 from llmcls.data.splits import DataSplits, load_training_data
 from llmcls.data.weights import relative_weights
-from llmcls.errors import LlmclsError, several, unknown
+from llmcls.errors import LlmclsError, unknown
 from llmcls.labels import LabelSet
 from llmcls.model.loading import find_base_model
 from llmcls.records import Example
-from llmcls.runs.assembly import Assembly, find_template
+from llmcls.runs.assembly import Assembly, check_assembly
 from llmcls.settings import DataSettings, Settings, TrainingSettings
+from llmcls.training.names import LOCAL_TRACKER, check_trackers, check_training_names, usable_trackers
 
 _CHUNK = 512
 
-LOCAL_TRACKER = "tensorboard"
-"""The tracker whose figures are all in a run's `log.jsonl`, so that a training without it has lost nothing."""
-
 
 def check_names(settings: Settings) -> None:
-    """Refuse a template or base model that does not exist, and what transformers cannot use, before data is read.
+    """Refuse a template, base model, optimizer, schedule or tracker that there is not, before data is read.
 
     Raises:
         LlmclsError: for the first kind of name that is wrong, with all of that kind.
     """
-    _check_training(settings.training)
-    find_template(settings.prompt.template)
+    check_training_names(settings.training)
+    check_assembly(settings)
+
+
+def check_by_libraries(settings: Settings) -> None:
+    """Refuse what only transformers can tell: trackers that are switched off, and base models that are none.
+
+    Raises:
+        LlmclsError: for the first that is wrong.
+    """
+    check_trackers(settings.training)
     find_base_model(settings.model)
-
-
-def usable_trackers(training: TrainingSettings) -> list[str]:
-    """The trackers of `training.report_to` but for TensorBoard where it is not installed."""
-    from transformers.integrations.integration_utils import get_available_reporting_integrations
-
-    installed = get_available_reporting_integrations()
-    return [name for name in training.report_to if name != LOCAL_TRACKER or name in installed]
 
 
 def describe_missing(training: TrainingSettings, device_type: str) -> list[str]:
@@ -67,56 +67,42 @@ def describe_missing(training: TrainingSettings, device_type: str) -> list[str]:
     return said
 
 
-def read_data(settings: Settings, data: object, reporter: Reporter) -> DataSplits:
-    """Read the data and say what is worth knowing of it: each fact once, as a warning or else as a note.
+@dataclass(frozen=True)
+class ReadData:
+    """Data, and what is worth knowing of it, which has not been said yet.
+
+    Attributes:
+        splits: the rows.
+        warned: the warnings that reading them gave.
+    """
+
+    splits: DataSplits
+    warned: Sequence[warnings.WarningMessage]
+
+    def tell(self, reporter: Reporter) -> None:
+        """Say each fact once, as a warning or else as a note."""
+        for warning in self.warned:
+            warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno, warning.file)
+        warned = [str(warning.message) for warning in self.warned]
+        for note in self.splits.notes:
+            if not any(note in message for message in warned):
+                reporter.say(f"  {note}")
+
+
+def read_data(settings: Settings, data: object) -> ReadData:
+    """Read the data.
 
     Raises:
         LlmclsError: see `load_training_data`.
     """
     with warnings.catch_warnings(record=True) as given:  # under the filters of the caller
         splits = load_training_data(settings, data)
-    for warning in given:
-        warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno, warning.file)
-    warned = [str(warning.message) for warning in given]
-    for note in splits.notes:
-        if not any(note in message for message in warned):
-            reporter.say(f"  {note}")
-    return splits
+    return ReadData(splits, given)
 
 
 def locate_source(data: DataSettings) -> DataSettings:
     """The same settings, with a source that is found from every directory: `evaluate` reads it again."""
     return data if data.source is None else data.model_copy(update={"source": locate_data(data.source)})
-
-
-def _check_training(training: TrainingSettings) -> None:
-    from transformers.integrations.integration_utils import (
-        INTEGRATION_TO_CALLBACK,
-        get_available_reporting_integrations,
-    )
-    from transformers.trainer_utils import SchedulerType
-    from transformers.training_args import OptimizerNames
-
-    problems = []
-    for key, value, choices in (
-        ("optim", training.optim, OptimizerNames),
-        ("lr_scheduler_type", training.lr_scheduler_type, SchedulerType),
-    ):
-        known = [choice.value for choice in choices]
-        if value not in known:
-            problems.append(f"training.{key}: {unknown('name', value, known)}")
-    # 'flyte' has no check of its own in transformers.
-    usable = {*get_available_reporting_integrations(), "flyte", "all", "none"}
-    for tracker in training.report_to:
-        if tracker not in {*INTEGRATION_TO_CALLBACK, "all", "none"}:
-            problems.append(f"training.report_to: {unknown('tracker', tracker, INTEGRATION_TO_CALLBACK)}")
-        elif tracker not in usable and tracker != LOCAL_TRACKER:
-            problems.append(
-                f"training.report_to: '{tracker}' is not installed; install it (pip install {tracker}), or train with "
-                "--set training.report_to=[]"
-            )
-    if problems:
-        raise LlmclsError(several(problems, "Training cannot start"))
 
 
 def encode_rows(
@@ -181,3 +167,21 @@ def resolve_class_weights(
         inverse = [len(train) / counts[name] for name in labels.names]
         return tuple(value / sum(inverse) for value in inverse)
     return form.balance([counts[name] for name in labels.names], len(train))
+
+
+def announce(splits: DataSplits, assembly: Assembly, reporter: Reporter) -> None:
+    """Say which rows, labels, base model and template training is about to begin with."""
+    counts = ", ".join(f"{len(splits[split])} {split}" for split in ("train", "validation", "test"))
+    reporter.say(f"Data: {counts} rows, {len(splits.labels)} labels")
+    reporter.say(
+        f"Base model: {assembly.base.name} (adapter {assembly.base.adapter.name}), "
+        f"template: {assembly.encoder.template.name}"
+    )
+    if assembly.base.name == "nano":
+        reporter.say(
+            "  'nano' is a tiny model for trying things out; for real work choose one, for example "
+            "--base-model llama-3.2-1b (`llmcls models list`)"
+        )
+    notice = assembly.encoder.frame.notice
+    if notice and assembly.encoder.is_chat:
+        reporter.warn(notice)

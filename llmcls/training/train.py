@@ -18,11 +18,7 @@ from llmcls.answers import form_of
 from llmcls.answers.form import Decision
 from llmcls.console import Reporter
 from llmcls.data.splits import DataSplits
-from llmcls.engine.attention import supports_packing
-from llmcls.engine.objectives import Objective
-from llmcls.engine.packing import training_pack_tokens
 from llmcls.errors import LlmclsError
-from llmcls.model.hardware import Formats, choose_formats
 from llmcls.model.loading import load_model, locate
 from llmcls.processes.stopping import StoppedError, StopSignals
 from llmcls.processes.world import join_training, launched_rank, launched_size, requested_backend
@@ -41,6 +37,8 @@ from llmcls.training.going_on import Start, announce_start, explicit_settings, f
 from llmcls.training.keeping import describe, save_weights, write_bad_rows, write_run
 from llmcls.training.memory import DeviceFullError, explain, shrink
 from llmcls.training.preparation import (
+    announce,
+    check_by_libraries,
     check_names,
     describe_missing,
     doubt_weights,
@@ -52,8 +50,11 @@ from llmcls.training.preparation import (
 from llmcls.training.unfinished import Unfinished, goes_on, stopped, writing_run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers.trainer_utils import TrainOutput
 
+    from llmcls.model.hardware import Formats
     from llmcls.training.trainer import LabelTrainer
 
 
@@ -68,6 +69,7 @@ class Job:
         start: the run that it goes on from, if any.
         overwrite, resume, force: see `train`.
         reporter: where progress goes.
+        when_checked: see `train`.
     """
 
     settings: Settings
@@ -78,6 +80,7 @@ class Job:
     resume: str
     force: bool
     reporter: Reporter
+    when_checked: Callable[[], None] | None = None
 
 
 def train(
@@ -94,6 +97,7 @@ def train(
     resume: str = "auto",
     force: bool = False,
     reporter: Reporter | None = None,
+    when_checked: Callable[[], None] | None = None,
 ) -> Run:
     """Fine-tune a base model on labelled texts and write a run directory.
 
@@ -115,6 +119,8 @@ def train(
         resume: `auto`: go on with an unfinished run; `never`: begin anew; or the path of a checkpoint.
         force: go on although settings or data differ from those of the checkpoint.
         reporter: where progress goes.
+        when_checked: called once settings, output and data are known to be good, before anything is said of them or
+            any large library is imported; what it raises ends the training.
 
     Returns:
         The finished run.
@@ -157,7 +163,7 @@ def train(
     with claiming(path) if launched_rank() == 0 else nullcontext():
         while True:
             try:
-                return _train(Job(resolved, path, source, start, overwrite, resume, force, reporter))
+                return _train(Job(resolved, path, source, start, overwrite, resume, force, reporter, when_checked))
             except DeviceFullError:
                 smaller = shrink(resolved.training)
                 if smaller is None or launched_size() > 1:
@@ -165,6 +171,7 @@ def train(
             reporter.warn(explain(smaller))
             resolved = resolved.model_copy(update={"training": resolved.training.model_copy(update=smaller)})
             resume = "auto" if resume == "never" else resume
+            when_checked = None
             _free_memory()
 
 
@@ -216,22 +223,31 @@ class _Material:
 
 
 def _read(job: Job) -> _Material:
-    """Read and check everything that needs no model. Every process does the same work: nobody waits."""
+    """Read and check everything that needs no model. Every process does the same work: nobody waits.
+
+    What is wrong with settings, output or data is found before torch is imported, which takes seconds.
+    """
     settings = job.settings
     check_free(job.path, job.overwrite)
     check_unfinished(job.path)
     backend = requested_backend()
-    formats = choose_formats(settings, sharded=backend in SHARDED, training=True)
-    check_request(settings, formats, backend)
     if job.start is not None:
         job.start.refuse_backend(backend)
     check_names(settings)
-    for line in describe_missing(settings.training, formats.device.type):
-        job.reporter.warn(line)
-    splits = read_data(settings, job.data, job.reporter)
-    form = form_of(settings)
+    read = read_data(settings, job.data)
+    splits, form = read.splits, form_of(settings)
     form.check(settings.prediction, splits.labels)  # or nobody could predict with the run
     weights = resolve_class_weights(settings.training.class_weights, splits.labels, splits.train, form)
+    if job.when_checked is not None:
+        job.when_checked()
+    from llmcls.model.hardware import choose_formats
+
+    formats = choose_formats(settings, sharded=backend in SHARDED, training=True)
+    check_request(settings, formats, backend)
+    check_by_libraries(settings)
+    for line in describe_missing(settings.training, formats.device.type):
+        job.reporter.warn(line)
+    read.tell(job.reporter)
     return _Material(splits, weights, backend, formats)
 
 
@@ -250,7 +266,7 @@ def _prepare(job: Job, material: _Material) -> _Prepared:
     splits, reporter = material.splits, job.reporter
     start = job.start
     assembly = assemble(job.settings, splits.labels, splits.train, start=start.run if start else None)
-    _announce(splits, assembly, reporter)
+    announce(splits, assembly, reporter)
     announce_start(start, job.settings, assembly, reporter)
     train_rows, truncated = encode_rows(assembly, splits.train, reporter, "train")
     validation_rows, _ = encode_rows(assembly, splits.validation, reporter, "validation")
@@ -261,6 +277,9 @@ def _prepare(job: Job, material: _Material) -> _Prepared:
 
 def _join(job: Job, material: _Material, prepared: _Prepared) -> Unfinished:
     """Join the other processes, and choose the checkpoint to go on from."""
+    from llmcls.model.wrapped import import_quickly
+
+    import_quickly()
     from llmcls.training.configuration import make_config
 
     settings, base = job.settings, prepared.assembly.base
@@ -293,6 +312,8 @@ def _load(job: Job, material: _Material, prepared: _Prepared) -> tuple[Any, bool
     """The model, and whether it is trained on packed rows."""
     from transformers import set_seed
 
+    from llmcls.engine.attention import supports_packing
+
     settings, reporter, assembly = job.settings, job.reporter, prepared.assembly
     set_seed(settings.seed)
     if settings.training.tuning == "full" and settings.lora != LoraSettings():
@@ -308,6 +329,8 @@ def _make_trainer(
     job: Job, material: _Material, prepared: _Prepared, unfinished: Unfinished, model: Any, packed: bool
 ) -> LabelTrainer:
     """Model, rows and objective put together."""
+    from llmcls.engine.objectives import Objective
+    from llmcls.engine.packing import training_pack_tokens
     from llmcls.training.batches import Collator
     from llmcls.training.trainer import make_trainer
 
@@ -405,23 +428,6 @@ def _run(trainer: LabelTrainer, checkpoint: Path | None, settings: Settings) -> 
             "training.per_device_train_batch_size and prompt.max_length, or set training.gradient_checkpointing to "
             "true."
         ) from error
-
-
-def _announce(splits: DataSplits, assembly: Assembly, reporter: Reporter) -> None:
-    counts = ", ".join(f"{len(splits[split])} {split}" for split in ("train", "validation", "test"))
-    reporter.say(f"Data: {counts} rows, {len(splits.labels)} labels")
-    reporter.say(
-        f"Base model: {assembly.base.name} (adapter {assembly.base.adapter.name}), "
-        f"template: {assembly.encoder.template.name}"
-    )
-    if assembly.base.name == "nano":
-        reporter.say(
-            "  'nano' is a tiny model for trying things out; for real work choose one, for example "
-            "--base-model llama-3.2-1b (`llmcls models list`)"
-        )
-    notice = assembly.encoder.frame.notice
-    if notice and assembly.encoder.is_chat:
-        reporter.warn(notice)
 
 
 def _deep_copy(mapping: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
@@ -93,8 +94,10 @@ def test_one_process_for_each_visible_gpu(monkeypatch, tmp_path):
     assert LaunchRequest(str(own)).resolve_processes() == 3
 
 
-def test_several_visible_gpus_mean_ddp_and_it_says_so(monkeypatch):
+def test_several_visible_gpus_mean_ddp_and_it_says_so(monkeypatch, tmp_path):
     started = []
+    monkeypatch.chdir(tmp_path)
+    Path("tickets.csv").write_text("text,label\n" + "late,delivery\ntwice,billing\n" * 9)
     monkeypatch.setattr(launching, "visible_gpus", lambda: 4)
     monkeypatch.setattr(launching, "launch", lambda *request: started.append(request[:2]) or 3)
     result = run("train", "--data", "tickets.csv", "--output-dir", "runs/tickets")
@@ -107,6 +110,20 @@ def test_several_visible_gpus_mean_ddp_and_it_says_so(monkeypatch):
     assert path.startswith("runs/tickets-nano-")
     monkeypatch.setenv("LOCAL_RANK", "0")  # the started process does not start any more
     assert "no such" in str(run("train", "--data", "no-such-file.csv").exception).lower() and len(started) == 2
+
+
+def test_what_is_wrong_is_found_before_processes_are_started(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launching, "launch", lambda *_: pytest.fail("a launcher was started"))
+    Path("tickets.csv").write_text("text,label\nlate,delivery\ntwice,billing\n")
+    for words, message in (
+        (["--label-column", "nope"], "Unknown column 'nope'"),
+        (["--template", "nope"], "Unknown template 'nope'"),
+        (["--launch", "nope"], "Unknown launch configuration 'nope'"),
+    ):
+        launcher = [] if "--launch" in words else ["--launch", "ddp"]
+        result = run("train", "--data", "tickets.csv", "--num-processes", "2", *launcher, *words)
+        assert message in str(result.exception) and result.stderr == ""
 
 
 def test_processes_without_a_launcher_are_wrong_usage():
