@@ -23,9 +23,7 @@ from llmcls.answers.form import (
 )
 from llmcls.console import Reporter
 from llmcls.data.given import examples_from, labelled_from
-from llmcls.engine.decoder import settle
 from llmcls.labels import LabelSet
-from llmcls.model.hardware import Formats
 from llmcls.model.loading import BaseModel
 from llmcls.model.lora import can_leave_lora_out, without_lora
 from llmcls.processes.world import ALONE, World
@@ -140,6 +138,8 @@ class Classifier:
     def _make(
         cls, loaded: Loaded, how: PredictionSettings, run: Run | None = None, decision: Decision | None = None
     ) -> Classifier:
+        from llmcls.engine.decoder import settle  # with torch, which the model has brought
+
         settle(loaded.model)
         assembly, formats = loaded.assembly, loaded.formats
         separator = assembly.settings.data.label_separator

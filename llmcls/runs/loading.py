@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.model.foreign import load_lora
-from llmcls.model.hardware import Formats, choose_formats
 from llmcls.model.loading import find_base_model, load_model
 from llmcls.model.lora import merged
 from llmcls.runs.assembly import (
@@ -27,6 +26,9 @@ from llmcls.runs.assembly import (
 )
 from llmcls.runs.run import Run
 from llmcls.settings import Settings, make_settings
+
+if TYPE_CHECKING:
+    from llmcls.model.hardware import Formats
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def load_run(
     """
     where: dict[str, Any] = {"template": template, "base_model": base_model, "quantization": quantization}
     assembly = assemble_run(run, **where, trust_remote_code=trust_remote_code)
+    from llmcls.model.hardware import choose_formats  # with torch, after all that can be wrong without it
+
     formats = choose_formats(assembly.settings)
     model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
     if not run.whole:
@@ -118,5 +122,7 @@ def load_zero_shot(
     resolved = make_settings(given)
     label_set = labels_for_zero_shot(base, labels, resolved.data)
     assembly = assemble(resolved, label_set, as_published=base.head_labels is not None)
+    from llmcls.model.hardware import choose_formats
+
     formats = choose_formats(resolved)
     return Loaded(assembly, formats, load_model(assembly.base, resolved.model, formats, assembly.head))
