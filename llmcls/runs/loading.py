@@ -20,6 +20,8 @@ from llmcls.runs.assembly import (
     Assembly,
     assemble,
     assemble_run,
+    check_zero_shot,
+    find_template,
     find_trained_base,
     labels_for_zero_shot,
     settle_for_head,
@@ -108,6 +110,10 @@ def load_zero_shot(
         raise LlmclsError(f"Give a list of labels, not one string: zero_shot(model, [{labels!r}, ...]).")
     chosen = settings or Settings()
     held = chosen.model.model_copy(update={"base_model": base_model})
+    labels = labels if labels is None or isinstance(labels, LabelSet) else list(labels)
+    check_zero_shot(held, labels, chosen.data)
+    if template:
+        find_template(template)
     chosen = chosen.model_copy(update={"model": held})
     base = find_base_model(held)
     if base.head_labels is not None:
