@@ -146,8 +146,13 @@ class PromptTemplate:
         return Prompt(tuple(Message(role, content.strip()) for role, content in _TURN.findall(rendered)))
 
     @cached_property
+    def syntax(self) -> nodes.Template:
+        """The source as Jinja's syntax tree."""
+        return _environment().parse(self.source)
+
+    @cached_property
     def _used(self) -> set[str]:
-        return find_undeclared_variables(_environment().parse(self.source))
+        return find_undeclared_variables(self.syntax)
 
     @cached_property
     def _compiled(self) -> Any:
