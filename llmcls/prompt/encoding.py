@@ -13,7 +13,7 @@ there is no second place that decides this.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -25,13 +25,17 @@ from llmcls.prompt.shots import Shots
 from llmcls.prompt.spelling import Answer, AnswerPlace, SpellsAnswers, require_codes_shown, with_codes
 from llmcls.prompt.template import PromptTemplate
 from llmcls.prompt.tokens import FramedText, FramedTokenizer, Tokens
-from llmcls.prompt.truncation import TruncationSide, shorten
+from llmcls.prompt.truncation import Tokenized, TokenizedT, TruncationSide, shorten
+from llmcls.prompt.window import WORTH_PROBING, Window, open_window
 from llmcls.records import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Verbalizer = Literal["name", "code"]
+_Row = tuple[Example, Sequence[Example]]  # with the shots that its prompt shows
+_SEVERAL = 16
+"""Rows of a batch that counts: fewer are texts that come one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class Encoder:
             and the template may end in the text.
         verbalizer: `name`: a label is answered by its name or one of its aliases; `code`: by a code of one token,
             chosen here for labels that have none.
+        windowed: of many rows, tokenise only what their text can change (`llmcls.prompt.window`); False tokenises
+            every prompt as a whole, which has the same results and is the plain reference.
 
     Attributes:
         labels: the label set, with its codes.
@@ -98,6 +104,7 @@ class Encoder:
         shots: Shots | None = None,
         verbalizer: Verbalizer = "name",
         head: bool = False,
+        windowed: bool = True,
     ) -> None:
         self.tokenizer = tokenizer
         self.frame = frame
@@ -116,6 +123,9 @@ class Encoder:
         self._place = AnswerPlace(self._framed, self.labels, self.shots.examples)
         self.spelled = form.spell(self._place, head)
         self._budget = self.max_length - self.spelled.longest + len(self.spelled.boundary)
+        self._shot_texts = frozenset(shot.text for shot in self.shots.examples) if template.uses("shots") else ()
+        self._window: Window | None = None
+        self._rows_until_window = WORTH_PROBING if windowed else 0
 
     @property
     def answers(self) -> tuple[Answer, ...]:
@@ -151,16 +161,30 @@ class Encoder:
         Raises:
             LlmclsError: when the prompt is too long without any text.
         """
-        examples = list(examples)
-        rows = [(example, self.shots.without(example)) for example in examples]
-        framed = [self._frame(*row) for row in rows]
+        rows = [(example, self._shots_for(example)) for example in examples]
+        # Texts that come one by one are never kept waiting while a window is looked for.
+        if self._rows_until_window > 0 and len(rows) >= _SEVERAL:
+            self._rows_until_window -= len(rows)
+            if self._rows_until_window <= 0:
+                self.open_window()
         encoded = []
-        for (example, shots), tokens in zip(rows, self._framed.tokenize(framed), strict=True):
-            kept = self._shorten(tokens, example, shots)
+        for (example, shots), tokens in zip(rows, self._tokenize(rows), strict=True):
+            kept = self._shorten(tokens, example, shots, lambda row: self._tokenize([row])[0])
             # Without BOS, a template of the text alone has nothing to say of an empty text.
             ids = self._cut_boundary(kept.ids, example) or [self.end_token_id]
             encoded.append(EncodedPrompt(ids, truncated=kept is not tokens))
         return encoded
+
+    def open_window(self) -> bool:
+        """Find out now what of the prompt the texts can change, rather than when that many rows have come that it pays.
+
+        Returns:
+            Whether prompts are tokenised through a window from now on: not where the template does more with the text
+            than print it, nor where the tokenizer leaves no place for one.
+        """
+        self._rows_until_window = 0
+        self._window = open_window(self._framed, self.labels, self.shots.examples, self._tokenize_text)
+        return self._window is not None
 
     def read_prompts(self, examples: Iterable[Example]) -> list[str]:
         """The text of each row's prompt as the model reads it: decoded from its tokens, cut to fit, and with the
@@ -182,14 +206,35 @@ class Encoder:
 
     def view(self, example: Example) -> list[TokenView]:
         """The prompt's tokens with the characters each covers and where they came from."""
-        shots = self.shots.without(example)
-        tokens = self._shorten(self._framed.tokenize([self._frame(example, shots)])[0], example, shots)
+        shots = self._shots_for(example)
+        tokens = self._shorten(self._tokenize_whole((example, shots)), example, shots, self._tokenize_whole)
         views, position = [], 0
         for token_id, (start, end) in zip(self._cut_boundary(tokens.ids, example), tokens.offsets, strict=False):
             shown = tokens.text[min(start, position) : end] if end > position else ""
             views.append(TokenView(token_id, shown, tokens.origin(start, end)))
             position = max(position, end)
         return views
+
+    def _tokenize(self, rows: Sequence[_Row]) -> list[Tokenized]:
+        """The prompts of rows: through the window where there is one, and they go through it; else as a whole."""
+        found: list[Tokenized | None] = [None] * len(rows)
+        if window := self._window:
+            usual = self.shots.examples
+            found = list(window.tokenize([example.text if shots is usual else None for example, shots in rows]))
+        left = [place for place, tokens in enumerate(found) if tokens is None]
+        framed = [self._frame(*rows[place]) for place in left]
+        for place, whole in zip(left, self._framed.tokenize(framed), strict=True):
+            found[place] = whole
+        return [tokens for tokens in found if tokens is not None]
+
+    def _tokenize_whole(self, row: _Row) -> Tokens:
+        return self._framed.tokenize([self._frame(*row)])[0]
+
+    def _tokenize_text(self, text: str) -> list[int]:
+        return self._tokenize_whole((Example(text), self.shots.examples)).ids
+
+    def _shots_for(self, example: Example) -> Sequence[Example]:
+        return self.shots.without(example) if example.text in self._shot_texts else self.shots.examples
 
     def _frame(self, example: Example, shots: Sequence[Example]) -> FramedText:
         return self._framed.render(example, self.labels, shots)
@@ -205,12 +250,14 @@ class Encoder:
             )
         return ids[: -len(boundary)]
 
-    def _shorten(self, tokens: Tokens, example: Example, shots: Sequence[Example]) -> Tokens:
+    def _shorten(
+        self, tokens: TokenizedT, example: Example, shots: Sequence[Example], tokenize: Callable[[_Row], TokenizedT]
+    ) -> TokenizedT:
         if len(tokens.ids) <= self._budget:
             return tokens
         fitting, needed = shorten(
             example,
-            lambda row: self._framed.tokenize([self._frame(row, shots)])[0],
+            lambda cut: tokenize((cut, shots)),
             self.tokenizer,
             length=len(tokens.ids),
             budget=self._budget,

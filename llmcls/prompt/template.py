@@ -169,17 +169,18 @@ class PromptTemplate:
         return Prompt(tuple(Message(role, content.strip()) for role, content in _TURN.findall(rendered)))
 
     @cached_property
-    def _tree(self) -> nodes.Template:
+    def syntax(self) -> nodes.Template:
+        """The source as Jinja's syntax tree."""
         return _environment().parse(self.source)
 
     @cached_property
     def _used(self) -> set[str]:
-        return find_undeclared_variables(self._tree)
+        return find_undeclared_variables(self.syntax)
 
     @cached_property
     def _simple(self) -> bool:
         """Whether no prompt of it can cost much."""
-        return is_simple(self._tree, self.source, ("labels", "shots"))
+        return is_simple(self.syntax, self.source, ("labels", "shots"))
 
     @cached_property
     def _environment(self) -> LimitedEnvironment:

@@ -54,6 +54,7 @@ class FramedTokenizer:
     Attributes:
         control_ids: tokens that frame turns or end answers; none of them comes out of data.
         forgeries: matches their spellings in data.
+        longest_marker: characters of the longest of these spellings, 0 without any.
 
     Raises:
         LlmclsError: when the tokenizer is not a fast one.
@@ -75,6 +76,7 @@ class FramedTokenizer:
             token_id for content, token_id in controls.items() if content in str(tokenizer.decode([token_id]))
         )
         markers = sorted({*controls, *frame.turn_markers}, key=len, reverse=True)
+        self.longest_marker = max(map(len, markers), default=0)
         self.forgeries = re.compile("|".join(map(re.escape, markers)) or r"(?!)")
 
     def render(self, example: Example, labels: LabelSet, shots: Sequence[Example]) -> FramedText:

@@ -7,30 +7,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from llmcls.prompt.marks import clean
-from llmcls.prompt.tokens import Tokens
 from llmcls.records import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TruncationSide = Literal["right", "left"]
+
+
+class Tokenized(Protocol):
+    """A prompt as tokens, and whatever else is known of them."""
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens."""
+        ...
+
+
+TokenizedT = TypeVar("TokenizedT", bound=Tokenized)
 SLACK = 3
 """Tokens that a cut row may stay below the limit; finding the last one would cost more tokenisations."""
 
 
 def shorten(
     example: Example,
-    tokenize: Callable[[Example], Tokens],
+    tokenize: Callable[[Example], TokenizedT],
     tokenizer: PreTrainedTokenizerFast,
     *,
     length: int,
     budget: int,
     fields: bool,
     side: TruncationSide = "right",
-) -> tuple[Tokens | None, int]:
+) -> tuple[TokenizedT | None, int]:
     """Cut text until the prompt fits.
 
     The longest values are cut first, all to the same number of tokens. How many that is follows from the excess where
@@ -52,7 +63,8 @@ def shorten(
     values = [clean(value) for value in (example.text, *shown.values())]
     batch = tokenizer(values, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     lengths = [len(offsets) for offsets in batch["offset_mapping"]]
-    fitting, fits, too_long, predictable = None, -1, max(lengths), True
+    fitting: TokenizedT | None = None
+    fits, too_long, predictable = -1, max(lengths), True
     while too_long - fits > 1 and (fitting is None or budget - len(fitting.ids) > SLACK):
         keep = _level([min(known, too_long) for known in lengths], length - budget)
         if not (predictable and fits < keep < too_long):
