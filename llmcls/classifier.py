@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -280,13 +281,8 @@ class Classifier:
         wanted = Wanted(label_mass or self.prediction.min_label_mass > 0, probabilities)
         if wanted.label_mass:
             refuse_label_mass(self.form, self.encoder.head)
-        chunk: list[Example] = []
-        for example in examples:
-            chunk.append(example)
-            if len(chunk) == _CHUNK * self.world.size:
-                yield from self._score_together(chunk, wanted, advance)
-                chunk = []
-        if chunk:
+        rows = iter(examples)
+        while chunk := list(islice(rows, _CHUNK * self.world.size)):
             yield from self._score_together(chunk, wanted, advance)
 
     def answer_freely(self, examples: Iterable[Example], *, reporter: Reporter | None = None) -> list[FreeAnswer]:
@@ -373,11 +369,8 @@ class Classifier:
         elif can_leave_lora_out(self._model):
             yield self._like_this(self.assembly, self._decision, without_lora(self._model))
         else:
-            yield self._load_base(self.run, base_model)
-
-    def _load_base(self, run: Run, base_model: str | None) -> Classifier:
-        before = load_base_before(run, Loaded(self.assembly, self.formats, self._model), base_model)
-        return replace(self._make(before, self.prediction), world=self.world)
+            loaded = load_base_before(self.run, Loaded(self.assembly, self.formats, self._model), base_model)
+            yield replace(self._make(loaded, self.prediction), world=self.world)
 
     def _read(self, texts: Any) -> list[Example]:
         return examples_from(texts, self.run.card["data"]["text_columns"] if self.run else ())

@@ -14,7 +14,7 @@ from typing import Any
 
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
-from llmcls.model.hardware import Formats, choose_formats
+from llmcls.model.hardware import Formats, choose_formats, computing_type
 from llmcls.model.loading import find_base_model, load_model
 from llmcls.model.lora import merged
 from llmcls.runs.assembly import (
@@ -70,6 +70,22 @@ def load_run(
         if merge:
             model = merged(model)
     return Loaded(assembly, formats, model)
+
+
+def describe_change(run: Run | None, formats: Formats) -> str | None:
+    """What to say where predictions are computed in another type than the run was trained in; else None.
+
+    A run from before its card kept the type says nothing.
+    """
+    if run is None or "dtype" not in run.card["training"]:
+        return None
+    trained = computing_type(run.card["training"]["dtype"], run.card["training"]["mixed_precision"])
+    if trained == formats.computes_in:
+        return None
+    return (
+        f"  the run was trained in {trained}; predictions are computed in {formats.computes_in}, so their figures may "
+        "differ a little from those of the training."
+    )
 
 
 def load_base_before(run: Run, trained: Loaded, base_model: str | None = None) -> Loaded:

@@ -31,7 +31,7 @@ from llmcls.runs.claim import claiming
 from llmcls.runs.run import Run
 from llmcls.runs.writing import check_free, default_path, explaining_writes, unfinished_folder, writing
 from llmcls.settings import LoraSettings, Settings, make_settings
-from llmcls.training.backends import SHARDED, check_request, describe_world, effective_batch
+from llmcls.training.backends import SHARDED, check_agreement, check_request, describe_world, effective_batch
 from llmcls.training.checkpoints import (
     choose_checkpoint,
     describe_run,
@@ -201,7 +201,8 @@ def _read(job: Job) -> _Material:
     settings = job.settings
     check_free(job.path, job.overwrite)
     backend = requested_backend()
-    formats = choose_formats(settings, sharded=backend in SHARDED, training=True)
+    deepspeed = backend.startswith("zero")
+    formats = choose_formats(settings, sharded=backend in SHARDED, training=True, deepspeed=deepspeed)
     check_request(settings, formats, backend)
     if job.start is not None:
         job.start.refuse_backend(backend)
@@ -268,10 +269,13 @@ def _load(job: Job, material: _Material, prepared: _Prepared) -> _Loaded:
     # The configuration before the model: it starts torch.distributed, and tells ZeRO-3 to shard what is loaded.
     config = make_config(settings, formats, base.adapter, unfinished_folder(job.path) / "trainer", has_validation)
     world = join_training(config, material.backend)
+    check_agreement(world, formats)
     path = world.share(job.path)  # its default holds the time
     folder, checkpoint = unfinished_folder(path), None
     config.output_dir = str(folder / "trainer")
     identity = describe_run(settings, material.splits.fingerprint, base.fingerprint, world)
+    if formats.device.type == "cpu" and formats.mixed_precision != "no":
+        identity["number formats"] = formats.arithmetic  # 'auto' may choose others on another machine
     if job.start is not None:
         identity["run it goes on from"] = job.start.run.fingerprint
     if world.is_main:
@@ -372,7 +376,9 @@ def _keep(
             if job.start is not None:
                 card["started_from"] = job.start.origin
             write_bad_rows(folder, material.splits.bad_rows)
+            formats = material.formats
             card["training"] |= {"backend": world.backend, "processes": world.size}
+            card["training"] |= {"dtype": formats.dtype_name, "mixed_precision": formats.mixed_precision}
             write_run(folder, trainer, prepared.assembly, settings, card | {"decision": decision})
             job.reporter.say(cost_line(cost))
 
