@@ -405,11 +405,8 @@ class Classifier:
         elif can_leave_lora_out(self._model):
             yield self._like_this(self.assembly, self._decision, without_lora(self._model))
         else:
-            yield self._load_base(self.run, base_model)
-
-    def _load_base(self, run: Run, base_model: str | None) -> Classifier:
-        before = load_base_before(run, Loaded(self.assembly, self.formats, self._model), base_model)
-        return replace(self._make(before, self.prediction), world=self.world)
+            loaded = load_base_before(self.run, Loaded(self.assembly, self.formats, self._model), base_model)
+            yield replace(self._make(loaded, self.prediction), world=self.world)
 
     def _read(self, texts: Any) -> list[Example]:
         return examples_from(texts, self.run.card["data"]["text_columns"] if self.run else ())

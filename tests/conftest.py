@@ -4,6 +4,7 @@ The fixtures of `llmcls.testing` are loaded by pytest's options in pyproject.tom
 """
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if platform.machine() in ("x86_64", "AMD64"):
+    # The same sums on every machine, in this process and all that tests start: CPUs with bfloat16 would train in it.
+    os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 
 ROOT = Path(__file__).resolve().parents[1]
 

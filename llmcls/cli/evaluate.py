@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmcls.evaluation.files import Report
+    from llmcls.runs.loading import describe_change
     from llmcls.runs.run import Run
 
 # What --before and --baseline are called in tables; in JSON and file names they keep the options' names.
@@ -229,6 +230,8 @@ def command(**options: Any) -> None:
     )
     classifier = replace(loaded, world=world)
     reporter.say(f"Evaluating {request.run_path} on {name}, {len(examples)} rows: {classifier.formats.describe()}")
+    if notice := describe_change(classifier.run, classifier.formats):
+        reporter.say(notice)
     predictions = classifier.classify(examples, reporter=reporter)
     report = classifier.report(examples, predictions)
     written = ["metrics.json", "predictions.csv"]

@@ -115,8 +115,12 @@ def command(**options: Any) -> None:
     with request.open_output(reporter, way.run) as written:
         way = meet_base_model(request, way)
         classifier = replace(_load(request, way), world=world)
+        from llmcls.runs.loading import describe_change  # imports torch, as the classifier does
+
         report_labels(classifier, reporter)
         reporter.say(f"Predicting with {request.run_path or classifier.base.name}: {classifier.formats.describe()}")
+        if notice := describe_change(classifier.run, classifier.formats):
+            reporter.say(notice)
         tally, speed = _predict(request, way, given, classifier, written, reporter)
     if not request.texts:
         reporter.say(f"Predicted {tally.predicted:,} of {tally.rows:,} rows, {speed:,.1f} rows/s.")

@@ -35,7 +35,7 @@ class Formats:
     Attributes:
         device: where this process computes.
         dtype: type of unquantised weights, and of computation with 4-bit weights.
-        mixed_precision: autocast type while training.
+        mixed_precision: autocast type while training; `no` for predictions.
         quantization: how base weights are stored.
         sharded: the weights are spread over the processes (ZeRO-3, FSDP), so each process must not load them all onto
             its device, and 4-bit weights are stored in words of `dtype` (shards are cut as floating-point tensors).
@@ -53,8 +53,28 @@ class Formats:
         if self.device.type not in SUPPORTED:
             name += f" ({self.device.type}, untested: llmcls has not been run on such a device)"
         stored = {"none": "unquantised", "4bit": "4-bit", "8bit": "8-bit"}[self.quantization]
+        return f"{name}, {stored} base weights, {self.arithmetic}"
+
+    @property
+    def arithmetic(self) -> str:
+        """The types of weights and autocast: `float32, bf16 autocast`."""
         autocast = "no autocast" if self.mixed_precision == "no" else f"{self.mixed_precision} autocast"
-        return f"{name}, {stored} base weights, {str(self.dtype).removeprefix('torch.')}, {autocast}"
+        return f"{self.dtype_name}, {autocast}"
+
+    @property
+    def dtype_name(self) -> str:
+        """The type of weights, as settings name it."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def computes_in(self) -> str:
+        """The type of matrix products."""
+        return computing_type(self.dtype_name, self.mixed_precision)
+
+
+def computing_type(dtype: str, mixed_precision: str) -> str:
+    """The type of matrix products: autocast's, where there is autocast, else that of the weights."""
+    return {"bf16": "bfloat16", "fp16": "float16"}.get(mixed_precision, dtype)
 
 
 def peak_memory(device: torch.device) -> int | None:
@@ -117,14 +137,28 @@ def forked_random() -> Iterator[None]:
         torch.mps.set_rng_state(state)
 
 
-def choose_formats(settings: Settings, sharded: bool = False, training: bool = False) -> Formats:
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 products (AVX512-BF16 or AMX), twice as fast as float32's there.
+
+    Others only emulate them. PyTorch's own switch `ATEN_CPU_CAPABILITY=avx2` says no for any CPU.
+    """
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def choose_formats(
+    settings: Settings, sharded: bool = False, training: bool = False, deepspeed: bool = False
+) -> Formats:
     """Resolve everything that says `auto`, and refuse what this machine cannot do.
 
     Args:
         settings: of the run.
         sharded: whether training spreads the weights over processes.
         training: weights that the optimizer will change are kept in float32, where 'auto' leaves the choice: bfloat16
-            loses updates below 1/256 of a weight. Autocast computes in less.
+            loses updates below 1/256 of a weight. Autocast computes in less. It is for training only: predictions are
+            computed in the type of the weights.
+        deepspeed: DeepSpeed trains, whose bfloat16 keeps the weights themselves in it: on a CPU only when asked for.
 
     Raises:
         LlmclsError: for bf16 on a GPU without it, or weights quantised by bitsandbytes on a
@@ -141,7 +175,9 @@ def choose_formats(settings: Settings, sharded: bool = False, training: bool = F
         full = learned or (plain and not (sharded and settings.model.quantization == "4bit"))
         wanted = "float32" if full else "bfloat16" if has_bf16 else "float16"
     if autocast == "auto":
-        autocast = "no" if plain else "bf16" if has_bf16 else "fp16"
+        half: MixedPrecision = "bf16" if has_bf16 else "fp16"
+        fast = device.type == "cpu" and training and not deepspeed and multiplies_bfloat16()
+        autocast = "bf16" if fast else "no" if plain else half
     if autocast == "fp16" and device.type == "cpu":
         autocast = "no"  # a run trained on a GPU must predict here; training says it (`describe_missing`)
     if not has_bf16 and "bf16" in (autocast, wanted.replace("bfloat16", "bf16")):
@@ -150,7 +186,7 @@ def choose_formats(settings: Settings, sharded: bool = False, training: bool = F
             "'auto'."
         )
     _check_quantization(device, settings.model.quantization)
-    return Formats(device, getattr(torch, wanted), autocast, settings.model.quantization, sharded)
+    return Formats(device, getattr(torch, wanted), autocast if training else "no", settings.model.quantization, sharded)
 
 
 def _has_bfloat16(device: torch.device) -> bool:

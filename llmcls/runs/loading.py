@@ -76,6 +76,24 @@ def load_run(
     return Loaded(assembly, formats, model)
 
 
+def describe_change(run: Run | None, formats: Formats) -> str | None:
+    """What to say where predictions are computed in another type than the run was trained in; else None.
+
+    A run from before its card kept the type says nothing.
+    """
+    if run is None or "dtype" not in run.card["training"]:
+        return None
+    from llmcls.model.hardware import computing_type
+
+    trained = computing_type(run.card["training"]["dtype"], run.card["training"]["mixed_precision"])
+    if trained == formats.computes_in:
+        return None
+    return (
+        f"  the run was trained in {trained}; predictions are computed in {formats.computes_in}, so their figures may "
+        "differ a little from those of the training."
+    )
+
+
 def load_base_before(run: Run, trained: Loaded, base_model: str | None = None) -> Loaded:
     """The model that a run's training began with, for the prompts and in the formats of the trained one.
 

@@ -81,7 +81,8 @@ class TrainingSettings(Section):
     optim: str = Field("adamw_torch", description="Optimizer, as transformers names them.")
     mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], NoIsText] = Field(
         "auto",
-        description="Autocast type; auto: bf16 where the GPU has it, else fp16, none on a CPU. fp16 needs a GPU; a CPU "
+        description="Autocast type in training; auto: bf16 where the GPU has it, else fp16; on a CPU bf16 where it has "
+        "instructions for it (AVX512-BF16, AMX) and DeepSpeed is not asked for, else none. fp16 needs a GPU; a CPU "
         "trains without autocast instead, and says so.",
     )
     tf32: bool | None = Field(

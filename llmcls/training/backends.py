@@ -1,6 +1,7 @@
 """What a way of starting processes means for training: what cannot work with it, and how it is described.
 
 check_request(settings, formats, backend)     # before anything is loaded; refuses with the alternative
+check_agreement(world, formats)               # once the processes have found each other
 describe_world(world, formats, settings.training)
 """
 
@@ -72,4 +73,18 @@ def check_request(settings: Settings, formats: Formats, backend: str) -> None:
         raise LlmclsError(
             f"The accelerate configuration says mixed_precision {wanted!r}, llmcls's settings "
             f"{formats.mixed_precision!r}; set it to 'no' there: training.mixed_precision decides."
+        )
+
+
+def check_agreement(world: World, formats: Formats) -> None:
+    """Refuse processes that would compute in other number formats than the first: machines of several kinds.
+
+    Raises:
+        LlmclsError: on every process that differs; with what to set.
+    """
+    first = world.share(formats.arithmetic)
+    if first != formats.arithmetic:
+        raise LlmclsError(
+            f"Process {world.rank} computes in {formats.arithmetic}, but process 0 in {first}: their machines differ. "
+            "Set training.mixed_precision and model.dtype to what all of them have, such as no and float32."
         )

@@ -28,7 +28,7 @@ from llmcls.runs.remains import clear_remains, remove_state
 from llmcls.runs.run import Run
 from llmcls.runs.writing import check_free, check_unfinished, default_path, explaining_writes, unfinished_folder
 from llmcls.settings import LoraSettings, Settings, make_settings
-from llmcls.training.backends import SHARDED, check_request, describe_world, effective_batch
+from llmcls.training.backends import SHARDED, check_agreement, check_request, describe_world, effective_batch
 from llmcls.training.checkpoints import (
     choose_checkpoint,
     describe_run,
@@ -242,7 +242,8 @@ def _read(job: Job) -> _Material:
         job.when_checked()
     from llmcls.model.hardware import choose_formats
 
-    formats = choose_formats(settings, sharded=backend in SHARDED, training=True)
+    deepspeed = backend.startswith("zero")
+    formats = choose_formats(settings, sharded=backend in SHARDED, training=True, deepspeed=deepspeed)
     check_request(settings, formats, backend)
     check_by_libraries(settings)
     for line in describe_missing(settings.training, formats.device.type):
@@ -292,10 +293,13 @@ def _join(job: Job, material: _Material, prepared: _Prepared) -> Unfinished:
         bool(prepared.validation_rows),
     )
     world = join_training(config, material.backend)
+    check_agreement(world, material.formats)
     path = world.share(job.path)  # its default holds the time
     folder, checkpoint = unfinished_folder(path), None
     config.output_dir = str(folder / "trainer")
     identity = describe_run(settings, material.splits.fingerprint, base.fingerprint, world)
+    if formats.device.type == "cpu" and formats.mixed_precision != "no":
+        identity["number formats"] = formats.arithmetic  # 'auto' may choose others on another machine
     if job.start is not None:
         identity["run it goes on from"] = job.start.run.fingerprint
     if world.is_main:
@@ -400,7 +404,9 @@ def _keep(
             if job.start is not None:
                 card["started_from"] = job.start.origin
             write_bad_rows(folder, material.splits.bad_rows)
+            formats = material.formats
             card["training"] |= {"backend": world.backend, "processes": world.size}
+            card["training"] |= {"dtype": formats.dtype_name, "mixed_precision": formats.mixed_precision}
             write_run(folder, trainer, prepared.assembly, settings, card | {"decision": decision})
             job.reporter.say(cost_line(cost))
 

@@ -16,6 +16,7 @@ from llmcls.model.hardware import (
     exact_dtype,
     forked_random,
     hardware_name,
+    multiplies_bfloat16,
     peak_memory,
 )
 from llmcls.settings import make_settings
@@ -60,8 +61,40 @@ def test_formats_of_every_kind(machine: Any) -> None:
     assert found["cuda"] == found["xpu"] == (torch.bfloat16, "bf16")
     assert found["mps"] == found[None] == (torch.float32, "no")
     machine("mps")
-    asked = choose_formats(make_settings({**PLAIN, "training": {"mixed_precision": "bf16"}}))
-    assert asked.mixed_precision == "bf16"
+    asked = make_settings({**PLAIN, "training": {"mixed_precision": "bf16"}})
+    assert choose_formats(asked, training=True).mixed_precision == "bf16"
+    assert choose_formats(asked).mixed_precision == "no", "predictions are computed without autocast"
+
+
+@pytest.mark.parametrize(
+    ("capability", "avx512", "amx", "has"),
+    [
+        ("AVX512", True, False, True),
+        ("AVX512", False, True, True),
+        ("AVX512", False, False, False),
+        ("AVX512_VNNI", True, True, True),
+        ("AVX2", True, True, False),
+        ("DEFAULT", True, True, False),
+    ],
+)
+def test_bfloat16_on_a_cpu_by_its_features(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, capability: str, avx512: bool, amx: bool, has: bool
+) -> None:
+    machine(None)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert multiplies_bfloat16() is has
+    settings, expected = make_settings(PLAIN), "bf16" if has else "no"
+    trained = choose_formats(settings, training=True)
+    assert (trained.dtype, trained.mixed_precision) == (torch.float32, expected)
+    assert trained.describe() == f"CPU, unquantised base weights, float32, {'bf16' if has else 'no'} autocast"
+    assert choose_formats(settings).arithmetic == "float32, no autocast", "predictions are the same everywhere"
+    assert choose_formats(settings, training=True, deepspeed=True).mixed_precision == "no"
+    off = make_settings({**PLAIN, "training": {"mixed_precision": "no"}})
+    assert choose_formats(off, training=True).mixed_precision == "no"
+    machine("mps")
+    assert choose_formats(settings, training=True).mixed_precision == "no", "of the CPU alone"
 
 
 def test_what_was_never_tried_is_said(machine: Any) -> None:
