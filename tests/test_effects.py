@@ -307,7 +307,7 @@ def test_no_setting_is_left_out() -> None:
 OVERRIDDEN = (
     *("compute_loss", "training_step", "prediction_step", "floating_point_ops", "evaluate", "evaluation_loop", "log"),
     *("_get_num_items_in_batch", "create_optimizer", "create_scheduler", "_get_train_sampler", "_get_eval_sampler"),
-    *("_save_checkpoint", "get_train_dataloader"),
+    *("_save_checkpoint", "get_train_dataloader", "_init_training_state", "_run_epoch", "_finalize_training"),
 )
 
 
@@ -325,4 +325,5 @@ def test_what_the_trainer_overrides_is_there_to_be_overridden() -> None:
         "_order",
         "_settle",
         "_collect",
+        "signal_has_come",
     }

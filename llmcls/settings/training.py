@@ -111,10 +111,12 @@ class TrainingSettings(Section):
     )
     eval_steps: float | None = Field(None, gt=0, description="Steps between evaluations when eval_strategy is steps.")
     save_strategy: Annotated[Literal["no", "steps", "epoch"], NoIsText] = Field(
-        "no", description="When checkpoints are written, besides every save_minutes and before a signal stops the run."
+        "no",
+        description="When checkpoints are written, besides every save_minutes, at the end, and before a signal stops "
+        "the run.",
     )
     save_minutes: float = Field(
-        10, ge=0, description="Minutes after which the next step ends with a checkpoint to resume from; 0: never."
+        10, ge=0, description="Minutes after which the next step ends with a checkpoint to resume from; 0: not by time."
     )
     save_steps: float | None = Field(
         None,

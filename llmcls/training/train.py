@@ -283,17 +283,17 @@ def _join(job: Job, material: _Material, prepared: _Prepared) -> Unfinished:
     import_quickly()
     from llmcls.training.configuration import make_config
 
-    settings, base = job.settings, prepared.assembly.base
+    settings, formats, base = job.settings, material.formats, prepared.assembly.base
     # The configuration before the model: it starts torch.distributed, and tells ZeRO-3 to shard what is loaded.
     config = make_config(
         settings,
-        material.formats,
+        formats,
         base.adapter,
         unfinished_folder(job.path) / "trainer",
         bool(prepared.validation_rows),
     )
     world = join_training(config, material.backend)
-    check_agreement(world, material.formats)
+    check_agreement(world, formats)
     path = world.share(job.path)  # its default holds the time
     folder, checkpoint = unfinished_folder(path), None
     config.output_dir = str(folder / "trainer")
@@ -306,7 +306,7 @@ def _join(job: Job, material: _Material, prepared: _Prepared) -> Unfinished:
         best = settings.training.load_best_model_at_end
         checkpoint = choose_checkpoint(folder, job.resume, identity, force=job.force, reporter=job.reporter, best=best)
     unfinished = Unfinished(path, world, identity, world.share(checkpoint), config)
-    described = describe_world(world, material.formats, settings.training)
+    described = describe_world(world, formats, settings.training)
     job.reporter.say(f"Loading {base.checkpoint} on {described}")
     doubt_weights(prepared.train_rows, effective_batch(settings.training, world.size), job.reporter)
     return unfinished

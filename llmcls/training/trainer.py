@@ -72,7 +72,7 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> None:
         self._logits = packed_logits if collator.packed else padded_logits
         self._collator, self._measure, self._settings = collator, measure, training
-        self._save_seconds = training.save_minutes * 60
+        self._save_seconds, self._keep = training.save_minutes * 60, training.save_total_limit
         self._scoring_pack_tokens = scoring_pack_tokens
         self._saved_at = time.monotonic()
         self.stop: StopSignals | None = None
@@ -196,7 +196,9 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         """As TRL's, with the weights left as they are: bitsandbytes would repack them on some CPUs (`evaluating`)."""
         with evaluating(self.model):
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        self.control.should_save |= self.is_in_train and self.control.should_training_stop  # what follows may be killed
+        if self.is_in_train:
+            self.stopping |= self.signal_has_come()  # it may have taken long
+            self.control.should_save |= self.stopping or self.control.should_training_stop
         return metrics
 
     def evaluation_loop(
@@ -365,7 +367,7 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
             if self.is_world_process_zero():
                 seal_checkpoint(checkpoint)
         if self.is_world_process_zero():
-            remove_old(folder, self._settings.save_total_limit, self.state.best_model_checkpoint)
+            remove_old(folder, self._keep, self.state.best_model_checkpoint)
         self._saved_at = time.monotonic()
         self.accelerator.wait_for_everyone()
 

@@ -304,7 +304,7 @@ def drill(bench: Bench, kind: str, chance: random.Random, tally: Tally, kills: i
         if any(codes):
             tally.kills[f"{kind} {how.name}"] += 1
             tally.ends[f"{kind} {'/'.join(map(str, sorted(set(codes))))}"] += 1
-            if 1 in codes:
+            if 1 in codes and min(codes) >= 0:  # else it has lost the one that was killed
                 tally.first = tally.first or f"{kind} failed with {codes}: {_said(bench, kind)}"
         yield
         if out.exists():
@@ -362,7 +362,7 @@ def main() -> int:
     import_all(kinds)
     chance, tally = random.Random(options.seed), Tally()
     with tempfile.TemporaryDirectory(prefix="llmcls-drill-") as place:
-        os.environ["TORCH_EXTENSIONS_DIR"] = str(Path(place) / "torch_extensions")
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(place) / "torch_extensions"))
         bench = Bench(Path(place))
         bench.prepare()
         for kind in kinds:
