@@ -31,6 +31,9 @@ ROWS_AT_ONCE = {"cpu": 128, "cuda": 1024}
 """Rows of a batch for each process. A killed prediction repeats one batch: two to three minutes of a 1B model on two
 CPU cores, a second or so on a GPU."""
 
+CHARACTERS_AT_ONCE = 8_000_000
+"""Characters of a batch's texts from which on it takes no more rows."""
+
 PROMPT = "prompt"
 """The column that `--prompt` adds."""
 
@@ -207,7 +210,19 @@ def predict_batches(
 
 def _cutter(rows: Iterable[GoodRow | BadRow]) -> Callable[[int], list[GoodRow | BadRow]]:
     walked = iter(rows)
-    return lambda size: list(islice(walked, size))
+
+    def take(size: int) -> list[GoodRow | BadRow]:
+        """Fewer rows where they are long: a batch is in memory as a whole."""
+        taken: list[GoodRow | BadRow] = []
+        characters = 0
+        for row in islice(walked, size):
+            taken.append(row)
+            characters += len(row.raw if isinstance(row, BadRow) else row.example.text)
+            if characters > CHARACTERS_AT_ONCE:
+                break
+        return taken
+
+    return take
 
 
 def _set_aside(row: GoodRow, problem: str) -> BadRow:
