@@ -14,6 +14,7 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import IO
 
+from llmcls.data.examples import too_long
 from llmcls.data.inputs import BadRow, GoodRow
 from llmcls.records import Example
 
@@ -26,6 +27,14 @@ PIECE = 1 << 16
 
 PIECES_AHEAD = 64
 """Pieces that are read while the model is busy with those before; the writer waits then."""
+
+
+LONGEST_LINE = 32 * 1024 * 1024
+"""Bytes of a line; the rest of a longer one is dropped as it arrives."""
+
+
+class TooLong(bytes):
+    """The beginning of a line that is too long."""
 
 
 class ArrivingRows:
@@ -42,6 +51,7 @@ class ArrivingRows:
         self._reader: Thread | None = None
         self._lines: deque[bytes] = deque()
         self._begun: list[bytes] = []  # the pieces of a line that has not ended yet
+        self._size = 0  # bytes of these, also of those that were dropped
         self._ended = False
         self._number = 0
 
@@ -96,19 +106,35 @@ class ArrivingRows:
         self._ended = not piece
         *lines, rest = piece.split(b"\n")
         for line in lines:
-            self._lines.append(b"".join([*self._begun, line]))
-            self._begun.clear()
-        if rest:
-            self._begun.append(rest)
-        if self._ended and self._begun:
-            self._lines.append(b"".join(self._begun))
+            self._begin(line)
+            self._end_line()
+        self._begin(rest)
+        if self._ended and self._size:
+            self._end_line()
+
+    def _begin(self, part: bytes) -> None:
+        """Keep a part of a line, unless the line is too long already."""
+        if part and self._size <= LONGEST_LINE:
+            self._begun.append(part)
+        self._size += len(part)
+
+    def _end_line(self) -> None:
+        too_long = self._size > LONGEST_LINE
+        self._lines.append(TooLong(self._begun[0]) if too_long else b"".join(self._begun))
+        self._begun.clear()
+        self._size = 0
 
     def _row(self, line: bytes) -> GoodRow | BadRow:
         self._number += 1
         source = f"line {self._number}"
+        if isinstance(line, TooLong):
+            begun = line[:1000].decode("utf-8", errors="backslashreplace")
+            return BadRow(source, f"the line is longer than {LONGEST_LINE:,} bytes; cut its text", f"{begun} ...")
         try:
             text = line.decode("utf-8-sig" if self._number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raw = line.decode("utf-8", errors="backslashreplace").rstrip("\r\n")
             return BadRow(source, f"not UTF-8 ({error.reason} at byte {error.start + 1})", raw)
+        if problem := too_long(text):
+            return BadRow(source, problem, f"{text[:1000]} ...")
         return GoodRow({"text": text}, Example(text, source=source))

@@ -38,6 +38,8 @@ CPU cores, a second or so on a GPU."""
 
 MANY, TOO_MANY = 100, 0.1
 """From how many rows on, and above which share of them, rows without finite scores end a prediction."""
+CHARACTERS_AT_ONCE = 8_000_000
+"""Characters of a batch's texts from which on it takes no more rows."""
 
 PROMPT = "prompt"
 """The column that `--prompt` adds."""
@@ -283,7 +285,7 @@ def _chunks(
     walked = iter(rows)
 
     def prepared() -> Iterator[_Chunk]:
-        while taken := list(islice(walked, size)):
+        while taken := _take(walked, size):
             chunk = _sort(taken, needs_text)
             if encode is not None:
                 chunk = replace(chunk, encoded=encode(chunk.examples))
@@ -294,6 +296,18 @@ def _chunks(
 
     alone = isinstance(rows, Sized) and len(rows) <= size
     yield from prepared() if alone else ahead(prepared())
+
+
+def _take(rows: Iterator[GoodRow | BadRow], size: int) -> list[GoodRow | BadRow]:
+    """The next rows; fewer where they are long, for a batch is in memory as a whole."""
+    taken: list[GoodRow | BadRow] = []
+    characters = 0
+    for row in islice(rows, size):
+        taken.append(row)
+        characters += len(row.raw if isinstance(row, BadRow) else row.example.text)
+        if characters > CHARACTERS_AT_ONCE:
+            break
+    return taken
 
 
 def _sort(rows: Sequence[GoodRow | BadRow], needs_text: bool) -> _Chunk:

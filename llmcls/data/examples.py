@@ -25,6 +25,9 @@ from llmcls.labels import look, show
 from llmcls.records import Example
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+LONGEST_TEXT = 2_000_000
+"""Characters of a text: more than any model reads, and half a gigabyte of memory while it is cut to what one reads."""
+
 NO_LABEL = "the label is missing"
 NOT_ONE_LABEL = "a row has one label"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -49,7 +52,15 @@ def show_values(values: Mapping[str, Any]) -> str:
 def set_aside(row: Row, problem: str) -> BadRow:
     """The row with its problem, which `example_maker` made."""
     raw = row.raw if row.problem is not None else show_values(row.values)
+    raw = raw if len(raw) <= LONGEST_TEXT else f"{raw[:1000]} ..."
     return BadRow(row.source, problem.removeprefix(f"{row.source}: "), raw)
+
+
+def too_long(text: str) -> str | None:
+    """The problem of a text that is longer than `LONGEST_TEXT`."""
+    if len(text) <= LONGEST_TEXT:
+        return None
+    return f"the text has {len(text):,} characters, more than the {LONGEST_TEXT:,} that are read; cut it"
 
 
 def make_examples(
@@ -120,6 +131,8 @@ def example_maker(
             return f"{row.source}: {row.problem}"
         try:
             text = join_texts([as_text(row.values.get(name), name) for name in columns.text])
+            if problem := too_long(text):
+                return f"{row.source}: {problem}"
             label, labels = None, None
             if isinstance(columns.label, tuple):
                 flags = read_flags(row.values, columns.label)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmcls.data.examples import too_long
 from llmcls.data.inputs import load_examples, load_labelled
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
@@ -36,6 +37,8 @@ def examples_from(texts: Any, text_columns: Sequence[str] = ()) -> list[Example]
     for position, text in enumerate(rows):
         if not isinstance(text, str):
             raise LlmclsError(f"Text {position} is {text!r}, a {type(text).__name__}; texts must be strings.")
+        if problem := too_long(text):
+            raise LlmclsError(f"Text {position} cannot be used: {problem}.")
     return [Example(text, source=f"text {position}") for position, text in enumerate(rows)]
 
 

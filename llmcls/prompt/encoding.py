@@ -22,6 +22,7 @@ from llmcls.labels import LabelSet
 from llmcls.prompt.frame import Frame
 from llmcls.prompt.marks import Origin
 from llmcls.prompt.shots import Shots
+from llmcls.prompt.sizes import in_groups
 from llmcls.prompt.spelling import Answer, AnswerPlace, SpellsAnswers, require_codes_shown, with_codes
 from llmcls.prompt.template import PromptTemplate
 from llmcls.prompt.tokens import FramedText, FramedTokenizer, Tokens
@@ -161,6 +162,9 @@ class Encoder:
         Raises:
             LlmclsError: when the prompt is too long without any text.
         """
+        examples = list(examples)
+        if len(groups := in_groups(examples)) > 1:
+            return [prompt for group in groups for prompt in self.encode(group)]
         rows = [(example, self._shots_for(example)) for example in examples]
         # Texts that come one by one are never kept waiting while a window is looked for.
         if self._rows_until_window > 0 and len(rows) >= _SEVERAL:

@@ -10,8 +10,6 @@ Evaluation adds `evaluation/` later, outside the seal.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -23,15 +21,17 @@ import yaml
 
 from llmcls.errors import LlmclsError, LlmclsWarning, several
 from llmcls.figures import finite, to_json
-from llmcls.files import replacing, sha256_of
+from llmcls.files import read_bytes, read_json, read_text, replacing, sha256_of
 from llmcls.labels import Label, LabelSet
 from llmcls.prompt.shots import Shots
-from llmcls.prompt.template import PromptTemplate
+from llmcls.prompt.template import LONGEST_SOURCE, PromptTemplate
 from llmcls.records import Example
-from llmcls.runs.migrations import FORMAT, migrate, migrate_settings, readable_formats
+from llmcls.runs.card import broken_seal, card_digest, is_readable, read_card, why_unread, wrong_shape
+from llmcls.runs.migrations import FORMAT, migrate, migrate_settings
 from llmcls.runs.remains import clear_remains
 from llmcls.runs.writing import CARD, MARK, is_card, unfinished_folder
 from llmcls.settings import ModelSettings, Settings, make_settings
+from llmcls.settings.yaml_text import LONGEST_YAML, load_plain
 
 
 @dataclass(frozen=True)
@@ -66,36 +66,12 @@ class Run:
             raise LlmclsError(
                 f"There is no run directory '{path}'.{unfinished} `llmcls runs list` shows what there is."
             )
-        try:
-            card = json.loads((path / CARD).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise LlmclsError(
-                f"'{path}' is not a run directory: it holds no {CARD}. `llmcls runs list` shows what there is."
-            ) from None
-        except (OSError, ValueError) as error:
-            raise LlmclsError(
-                f"'{path}' is not an intact run directory: its {CARD} cannot be read ({error})."
-            ) from error
-        if not is_card(card):
-            raise LlmclsError(f"'{path}' is not a run directory: its {CARD} is not one that llmcls wrote.")
-        if card["format"] not in readable_formats():
-            raise LlmclsError(
-                f"'{path}' has run format {card['format']!r}, this llmcls reads up to {FORMAT}; "
-                f"use llmcls {card.get('versions', {}).get('llmcls', 'of its time')}."
-            )
-        problems = [] if card["seal"].pop(CARD, None) == _card_digest(card) else [f"{CARD} has changed"]
-        for name, digest in card["seal"].items():
-            file = path / name
-            if not file.is_file():
-                problems.append(f"{name} is missing")
-            elif sha256_of(file) != digest:
-                problems.append(f"{name} has changed")
-        # What lies beside sealed files would be loaded with them: a chat template, added tokens.
-        for folder in ("adapter", "model", "tokenizer"):
-            found = {file.relative_to(path).as_posix() for file in (path / folder).rglob("*") if file.is_file()}
-            problems += [f"{name} was added" for name in sorted(found - card["seal"].keys())]
-        if problems:
+        if not path.is_dir():
+            raise LlmclsError(f"'{path}' is a file, not a run directory. `llmcls runs list` shows what there is.")
+        card = read_card(path)
+        if problems := broken_seal(path, card):
             raise LlmclsError(several(problems, f"Run '{path}' does not match its seal; restore it or train again"))
+        card["seal"].pop(CARD)
         clear_remains(path)
         return cls(path, migrate(card), card["format"])
 
@@ -104,9 +80,21 @@ class Run:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings as resolved at training."""
-        values = yaml.safe_load((self.path / "settings.yaml").read_text(encoding="utf-8"))
-        return make_settings(migrate_settings(values, self.written))
+        """The settings as resolved at training.
+
+        Raises:
+            LlmclsError: when they cannot be read, or be used.
+        """
+        whose = f"Settings of run '{self.path}'"
+        values = load_plain(read_text(self.path / "settings.yaml", whose, LONGEST_YAML), whose)
+        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+            raise LlmclsError(f"{whose} hold no sections such as 'training:'; restore the run.")
+        if not isinstance(values.get("data", {}), dict):
+            raise LlmclsError(f"{whose} hold a section 'data' that is not a mapping; restore the run.")
+        try:
+            return make_settings(migrate_settings(values, self.written))
+        except LlmclsError as error:
+            raise LlmclsError(f"{whose} cannot be used by this llmcls. {error}") from error
 
     @cached_property
     def labels(self) -> LabelSet:
@@ -120,13 +108,27 @@ class Run:
     def template(self) -> PromptTemplate:
         """The template it was trained with, from its own copy of the source."""
         # Bytes, here and in write_card: reading as text would turn "\r\n" into "\n", and the prompt into another one.
-        return PromptTemplate(self.card["template"], (self.path / "template.j2").read_bytes().decode("utf-8"))
+        source = read_bytes(self.path / "template.j2", "Template file", LONGEST_SOURCE)
+        try:
+            return PromptTemplate(self.card["template"], source.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise LlmclsError(
+                f"Template file '{self.path / 'template.j2'}' cannot be read: it is not UTF-8; restore the run."
+            ) from error
 
     @cached_property
     def shots(self) -> Shots:
         """The few-shot examples it was trained with."""
-        stored = json.loads((self.path / "shots.json").read_text(encoding="utf-8"))
-        return Shots(*(tuple(Example(**shot) for shot in stored[part]) for part in ("examples", "spares")))
+        stored = read_json(self.path / "shots.json", "File")
+        try:
+            parts = [[(shot["text"], shot["label"]) for shot in stored[part]] for part in ("examples", "spares")]
+        except (LookupError, TypeError):
+            parts = [[(None, None)]]
+        if not all(isinstance(value, str) for part in parts for shot in part for value in shot):
+            raise LlmclsError(
+                f"File '{self.path / 'shots.json'}' holds no solved examples as llmcls writes them; restore it."
+            )
+        return Shots(*(tuple(Example(text, label) for text, label in part) for part in parts))
 
     @property
     def decision(self) -> Mapping[str, Any] | None:
@@ -136,7 +138,7 @@ class Run:
     @property
     def fingerprint(self) -> str:
         """Tells it from all others: a digest of all that it says and of all its sealed files."""
-        return _card_digest(self.card)
+        return card_digest(self.card)
 
     @property
     def origin(self) -> Mapping[str, str] | None:
@@ -227,7 +229,7 @@ def write_card(
     files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
     seal = {name: sha256_of(file) for name, file in files.items() if name.partition("/")[0] not in (*unsealed, MARK)}
     sealed = {"format": FORMAT, **finite(card), "seal": seal}
-    seal[CARD] = _card_digest(sealed)
+    seal[CARD] = card_digest(sealed)
     with replacing(folder / CARD, held=True) as file:  # last, and whole: it is what makes the folder a run
         file.write(to_json(sealed, indent=1))
 
@@ -253,24 +255,16 @@ def find_runs(root: str | Path) -> list[tuple[Path, dict[str, Any] | str]]:
         if any(part.startswith(".") for part in file.relative_to(root).parts):
             continue  # a run that is just being replaced
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if not is_card(content):
-                continue
-            if content["format"] in readable_formats():
-                found.append((file.parent, migrate(content)))
-            else:
-                found.append((file.parent, f"run format {content['format']!r}, but this llmcls reads up to {FORMAT}"))
-        except OSError as error:
-            found.append((file.parent, error.strerror or str(error)))
-        except (ValueError, RecursionError):
-            found.append((file.parent, f"its {CARD} is not JSON in UTF-8"))
-        except (KeyError, TypeError, AttributeError) as error:  # whoever has edited it
-            found.append((file.parent, f"its {CARD} is odd ({type(error).__name__}: {error})"))
+            card = read_json(file, "File")
+        except LlmclsError as error:
+            found.append((file.parent, f"its {CARD} cannot be read ({why_unread(error)})"))
+            continue
+        if not is_card(card):
+            continue  # another program's
+        if not is_readable(card):
+            found.append((file.parent, f"run format {card['format']!r:.40}, but this llmcls reads up to {FORMAT}"))
+        elif wrong := wrong_shape(card):
+            found.append((file.parent, f"its {CARD} is damaged ({wrong})"))
+        else:
+            found.append((file.parent, migrate(card)))
     return sorted(found, key=lambda entry: "" if isinstance(entry[1], str) else str(entry[1]["created"]), reverse=True)
-
-
-def _card_digest(card: Mapping[str, Any]) -> str:
-    """The sha256 of all that `run.json` says, but for this digest itself."""
-    seal = {name: digest for name, digest in card["seal"].items() if name != CARD}
-    content = json.dumps({**card, "seal": seal}, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()

@@ -74,7 +74,7 @@ def check_free(path: str | Path, overwrite: bool) -> None:
     if not os.path.lexists(path) or _is_empty(path):
         return
     kind = "a link" if path.is_symlink() else "a mounted disk" if os.path.ismount(path) else "not a run directory"
-    card = read_card(path) if path.is_dir() and kind == "not a run directory" else None
+    card = find_card(path) if path.is_dir() and kind == "not a run directory" else None
     if card is None and overwrite:
         raise LlmclsError(f"'{path}' is {kind}, so --overwrite will not delete it; choose another.")
     if card is None:
@@ -104,13 +104,13 @@ def check_unfinished(path: str | Path) -> None:
         raise LlmclsError(f"'{folder}' is not a folder of llmcls, {advice}")
     if not any(file.is_symlink() or not file.is_dir() for file in folder.rglob("*")):
         return  # nothing would be lost
-    if not (_has_mark(folder) or _has_identity(folder) or read_card(folder) is not None):
+    if not (_has_mark(folder) or _has_identity(folder) or find_card(folder) is not None):
         raise LlmclsError(f"'{folder}' was not made by llmcls, {advice}")
     if strange := _find_foreign(folder):
         raise LlmclsError(f"'{folder}' holds '{strange}', which llmcls did not write, {advice}")
 
 
-def read_card(path: Path) -> dict[str, Any] | None:
+def find_card(path: Path) -> dict[str, Any] | None:
     """What `run.json` says, unverified; None where there is none, or another program's: others use the name, too."""
     try:
         card = json.loads((path / CARD).read_text(encoding="utf-8"))

@@ -14,6 +14,10 @@ from llmcls.errors import LlmclsError, several
 from llmcls.files import read_text
 from llmcls.settings.schema import Settings, fields
 from llmcls.settings.written import read_tree, read_value, route
+from llmcls.settings.yaml_text import LONGEST_YAML
+
+LONGEST_SHOWN = 300
+"""Characters of a wrong value that a message shows."""
 
 
 def load_settings(
@@ -70,13 +74,13 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        loaded = read_tree(read_text(path, "Settings file"), f"Settings file '{path}'")
+        loaded = read_tree(read_text(path, "Settings file", LONGEST_YAML), f"Settings file '{path}'")
     except yaml.YAMLError as error:
         raise LlmclsError(f"Settings file '{path}' is no valid YAML: {error}") from error
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise LlmclsError(f"Settings file '{path}' must hold sections such as 'training:', not {loaded!r}.")
+        raise LlmclsError(f"Settings file '{path}' must hold sections such as 'training:', not {loaded!r:.200}.")
     return loaded
 
 
@@ -118,7 +122,12 @@ def _explain(detail: Mapping[str, Any]) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{path}: {message}" if path else str(message)
-    return f"{path} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{path} = {_shown(detail['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]} ..."
 
 
 def unknown_setting(name: str) -> str:

@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from llmcls.errors import LlmclsError, several
 from llmcls.settings.schema import Settings
 from llmcls.settings.task import dependent
+from llmcls.settings.yaml_text import compose
 
 _CORE = "tag:yaml.org,2002:"
 # What YAML 1.1 makes of a bare scalar by its looks; any other tag was written by hand.
@@ -92,7 +93,7 @@ class _Reader:
         self._source = source
         self._problems: list[str] = []
         self._seen: set[int] = set()
-        self.node: yaml.Node | None = self._loader.get_single_node()
+        self.node: yaml.Node | None = compose(self._loader, source)
 
     def read(self, kind: Any, path: Sequence[str]) -> Any:
         """The value; all problems of the text in one error."""
@@ -100,6 +101,10 @@ class _Reader:
             value = None if self.node is None else self._convert(self.node, kind, tuple(path))
         except RecursionError:
             raise LlmclsError(f"{self._source} is nested too deeply, or within itself; write it out.") from None
+        except ValueError as error:  # a date such as 2024-99-99, a number of thousands of digits
+            raise LlmclsError(
+                f"{self._source} holds a value that YAML cannot read: {str(error).partition(';')[0]}; correct it."
+            ) from error
         if self._problems:
             raise LlmclsError(several(list(dict.fromkeys(self._problems)), self._source))
         return value

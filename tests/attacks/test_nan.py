@@ -237,7 +237,7 @@ def test_the_command_lists_bad_rows(run: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_bad_adapter_is_refused(run: Path, tmp_path: Path) -> None:
-    from llmcls.runs.run import _card_digest
+    from llmcls.runs.card import card_digest
 
     file = run / "adapter" / "adapter_model.safetensors"
     tensors = load_file(file)
@@ -248,7 +248,7 @@ def test_a_bad_adapter_is_refused(run: Path, tmp_path: Path) -> None:
     from llmcls.files import sha256_of
 
     card["seal"]["adapter/adapter_model.safetensors"] = sha256_of(file)
-    card["seal"]["run.json"] = _card_digest(card)
+    card["seal"]["run.json"] = card_digest(card)
     (run / "run.json").write_text(json.dumps(card), encoding="utf-8")
     failed = call("predict", "--run", run, "text")
     assert failed.code == 1 and "adapter' holds NaN or infinite weights, in 'base_model." in failed.err

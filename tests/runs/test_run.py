@@ -29,8 +29,9 @@ CARD = {
     "created": "2030-01-01T00:00:00+00:00",
     "labels": [{"name": "a", "description": "the first"}, {"name": "ü 🙂", "description": ""}],
     "template": "odd",
-    "base_model": {"name": "nano"},
-    "data": {"source": None},
+    "base_model": {"name": "nano", "adapter": "nano", "fingerprint": "0"},
+    "data": {"source": None, "fingerprint": "0", "text_columns": ["text"], "label_column": "label"},
+    "training": {},
     "versions": {"llmcls": "0"},
 }
 TEMPLATE = PromptTemplate("odd", "{# odd #}text: {{ text }}\r\nlabel:")

@@ -21,9 +21,11 @@ from typing import IO
 from llmcls.data.columns import check_header
 from llmcls.data.reader import FIELDS_OF_FORMAT, FileFormat, Row, Table
 from llmcls.default_plugins.dataset_readers.files import (
+    TOO_LONG,
     FileReader,
     not_decoded,
     opened,
+    read_line,
     refuse_wide_encoding,
     show_bytes,
 )
@@ -33,6 +35,9 @@ from llmcls.errors import LlmclsError
 # In characters. Python's default of 131,072 is shorter than some documents; without any limit a quote that is
 # never closed would take the rest of the file into memory.
 LONGEST_CELL = 16 * 1024 * 1024
+
+LONGEST_RECORD = 64 * 1024 * 1024
+"""Characters of all cells of a row together."""
 
 DELIMITERS = (",", ";", "\t", "|")
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?\s*$', re.IGNORECASE)
@@ -95,7 +100,7 @@ class DelimitedRows:
         """
         with opened(self.path) as file:
             lines = _Lines(file, self.encoding)
-            declared = _SEPARATOR_LINE.match(next(lines, ""))
+            declared = _SEPARATOR_LINE.match(lines.read())
         if declared:
             return declared[1]
         first = next(self._records(), None)
@@ -134,7 +139,7 @@ class DelimitedRows:
         mark = f'{self.delimiter}"'
         with opened(self.path) as file:
             lines = _Lines(file, self.encoding)
-            return any(line.startswith('"') or mark in line for line in lines)
+            return any(line.startswith('"') or mark in line for line in iter(lines.read, ""))
 
     def header(self) -> list[str]:
         """The column names.
@@ -173,6 +178,12 @@ class DelimitedRows:
                     cells = next(reader)
                 except StopIteration:
                     return
+                except _LongLineError:
+                    last = lines.number + len(lines.record) - 1
+                    where = f" (line {last})" if last > lines.number else ""
+                    yield Record(lines.number, last, [], f"{TOO_LONG}{where}", "".join(lines.record)[-2000:])
+                    reader = self._parse(lines)
+                    continue
                 except csv.Error as error:
                     fault = _find_fault(lines.record, self.delimiter) if self.quoted else _Fault(0, None, quoted=False)
                     number = lines.number + fault.opened
@@ -193,6 +204,16 @@ class DelimitedRows:
         return csv.reader(lines, delimiter=self.delimiter, strict=True, quoting=csv.QUOTE_NONE)
 
 
+class _LongLineError(csv.Error):
+    """A line is too long, or the lines of one record together."""
+
+
+class _Cut(str):
+    """The beginning of a line that is too long."""
+
+    __slots__ = ()
+
+
 class _Lines(Iterator[str]):
     """Physical lines for `csv.reader`, with the lines of the current record kept and their number known."""
 
@@ -203,22 +224,36 @@ class _Lines(Iterator[str]):
         self._held: deque[str] = deque()
         self.number = 1
         self.record: list[str] = []
+        self._size = 0
+
+    def read(self) -> str:
+        """The next line, of one that is too long the beginning; empty at the end of the file."""
+        if self._held:
+            return self._held.popleft()
+        line, too_long = read_line(self._file)
+        return _Cut(line) if too_long else line
 
     def __next__(self) -> str:
-        line = self._held.popleft() if self._held else next(self._file)
+        line = self.read()
+        if not line:
+            raise StopIteration
         self.record.append(line)
+        self._size += len(line)
+        if isinstance(line, _Cut) or self._size > LONGEST_RECORD:
+            raise _LongLineError
         # csv refuses NUL in Python 3.10 and takes it from 3.11 on; here the record is refused later.
         return line.replace("\0", "")
 
     def skip_separator_line(self) -> None:
         """Leave out a first line such as `sep=;`, which still counts as a line."""
-        line = next(self, "")
+        line = self.read()
+        self.record.append(line)
         if not _SEPARATOR_LINE.match(line):
             self.give_back(0)
 
     def begin_record(self) -> None:
         self.number += len(self.record)
-        self.record = []
+        self.record, self._size = [], 0
 
     def give_back(self, keep: int) -> None:
         """Hand all but the first `keep` lines of the record out again."""

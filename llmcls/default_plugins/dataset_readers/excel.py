@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from xml.etree.ElementTree import ParseError
 
 from llmcls.data.columns import check_header
@@ -22,6 +22,9 @@ from llmcls.data.paths import cannot_read, has_scheme, is_folder, path_exists, r
 from llmcls.data.reader import FileFormat, Row, Table
 from llmcls.default_plugins.dataset_readers.files import FileReader
 from llmcls.errors import LlmclsError, unknown
+
+LARGEST = 512 * 1024 * 1024
+"""Bytes that all parts of a workbook may have unpacked: a million rows of 500 characters."""
 
 _NAMED = re.compile(r"(.+\.xls[xm]):(.+)", re.IGNORECASE)
 _OTHER = (".xls", ".xlsb", ".ods")
@@ -120,6 +123,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with path.open("rb") as file:
             if file.read(len(_ENCRYPTED)) == _ENCRYPTED:
                 raise LlmclsError(f"'{path}' is protected by a password, or in Excel's old format; save it as .xlsx.")
+            _refuse_bomb(file, path)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of charts, validation and other parts that are not looked at
                 book = load_workbook(file, read_only=True, data_only=True, keep_links=False)
@@ -131,6 +135,19 @@ def _opened(path: Path) -> Iterator[Any]:
         raise cannot_read(path, error) from error
     except (InvalidFileException, *_DAMAGE) as error:
         raise LlmclsError(f"'{path}' is not an Excel workbook, or a damaged one: {error}.") from error
+
+
+def _refuse_bomb(file: IO[bytes], path: Path) -> None:
+    """Refuse a workbook that unpacks to more than its texts can be; a part never unpacks to more than it says."""
+    file.seek(0)
+    with zipfile.ZipFile(file) as parts:
+        size = sum(part.file_size for part in parts.infolist())
+    if size > LARGEST:
+        raise LlmclsError(
+            f"'{path}' unpacks to {size / 2**20:,.0f} MiB, more than the {LARGEST / 2**20:g} MiB that are read of a "
+            "workbook; save the sheet as .csv."
+        )
+    file.seek(0)
 
 
 def _filled_rows(sheet: Any) -> Iterator[tuple[int, list[Any]]]:

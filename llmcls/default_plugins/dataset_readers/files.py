@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, AnyStr, cast
 
 from llmcls.data.paths import cannot_read, has_scheme, is_folder, require_file
 from llmcls.data.reader import DatasetReader, FileFormat, Table
@@ -31,6 +31,31 @@ _WIDE = [
         (b"\x00[^\x00]\x00[^\x00]", "utf-16-be"),
     )
 ]
+
+
+LONGEST_LINE = 32 * 1024 * 1024
+"""Bytes, or characters, of a line of a file; a packed file of a megabyte may unpack to a line of a gigabyte."""
+
+TOO_LONG = f"the line is longer than {LONGEST_LINE:,} characters; cut its text"
+
+_SHOWN_OF_LONG = 1000
+
+
+def read_line(file: IO[AnyStr]) -> tuple[AnyStr, bool]:
+    """The next line of a file, and whether it is longer than `LONGEST_LINE`: then it is only the beginning.
+
+    A long line is read to its end, and its rest is dropped. At the end of the file the line is empty.
+    """
+    line = file.readline(LONGEST_LINE)
+    if len(line) < LONGEST_LINE or _ends(line):
+        return line, False
+    while (rest := file.readline(1 << 20)) and not _ends(rest):
+        pass
+    return line[:_SHOWN_OF_LONG], True
+
+
+def _ends(line: str | bytes) -> bool:
+    return line[-1:] in ("\n", "\r", b"\n", b"\r")
 
 
 class FileReader(DatasetReader):
@@ -61,6 +86,24 @@ class FileReader(DatasetReader):
         Raises:
             LlmclsError: when the file is empty or unreadable as a whole.
         """
+
+
+def read_whole(path: Path, limit: int, remedy: str) -> bytes:
+    """All bytes of a file, unpacked where it ends in .gz.
+
+    Args:
+        path: the file.
+        limit: bytes that it may have.
+        remedy: what to do with a larger one.
+
+    Raises:
+        LlmclsError: when it is larger, or cannot be read.
+    """
+    with opened(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise LlmclsError(f"'{path}' is larger than {limit / 2**20:g} MiB and would be read as a whole; {remedy}.")
+    return content
 
 
 @contextmanager

@@ -11,9 +11,12 @@ from typing import Any
 from llmcls.data.objects import tables_from_object
 from llmcls.data.paths import require_file
 from llmcls.data.reader import FileFormat, Row, Table
-from llmcls.default_plugins.dataset_readers.files import FileReader, opened, refuse_wide_encoding
+from llmcls.default_plugins.dataset_readers.files import FileReader, read_whole, refuse_wide_encoding
 from llmcls.default_plugins.dataset_readers.json_lines import JsonLinesReader
 from llmcls.errors import LlmclsError
+
+LARGEST = 512 * 1024 * 1024
+"""Bytes of a file, which is read as a whole and takes ten times its size in memory."""
 
 # Where exports put their rows: {"data": [{...}, {...}]}
 _KEYS = ("data", "rows", "examples", "records", "items")
@@ -70,8 +73,7 @@ def _load(path: Path, encoding: str | None) -> Any:
     Raises:
         LlmclsError: when it is empty or no JSON.
     """
-    with opened(path) as file:
-        content = file.read()
+    content = read_whole(path, LARGEST, "write one object a line, as .jsonl, which is read a line at a time")
     refuse_wide_encoding(content[:4], path, encoding)
     try:
         text = content.decode(encoding or "utf-8-sig")

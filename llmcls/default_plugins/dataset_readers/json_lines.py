@@ -13,9 +13,11 @@ from typing import IO
 from llmcls.data.columns import check_header
 from llmcls.data.reader import FileFormat, Row, Table
 from llmcls.default_plugins.dataset_readers.files import (
+    TOO_LONG,
     FileReader,
     not_decoded,
     opened,
+    read_line,
     refuse_wide_encoding,
     show_bytes,
 )
@@ -64,22 +66,26 @@ class JsonRows:
 
     def __iter__(self) -> Iterator[Row]:
         with opened(self.path) as file:
-            for number, line in enumerate(_lines(file, self.encoding), 1):
+            for number, (line, too_long) in enumerate(_lines(file, self.encoding), 1):
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
-                    yield _read_line(line, f"{self.path.name}:{number}", self.encoding)
+                source = f"{self.path.name}:{number}"
+                if too_long:
+                    yield Row({}, source, TOO_LONG, f"{show_bytes(line)} ...")
+                elif line.strip():
+                    yield _read_line(line, source, self.encoding)
 
 
-def _lines(file: IO[bytes], encoding: str | None) -> Iterator[bytes]:
-    """The lines in UTF-8; bytes that the encoding does not have stay as they are."""
+def _lines(file: IO[bytes], encoding: str | None) -> Iterator[tuple[bytes, bool]]:
+    """The lines in UTF-8, and whether each is too long; bytes that the encoding does not have stay as they are."""
     if encoding is None:
-        yield from file
+        while (found := read_line(file))[0]:
+            yield found
     else:
         decoded = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="\n")
         try:
-            for line in decoded:
-                yield line.encode("utf-8", errors="surrogateescape")
+            while (read := read_line(decoded))[0]:
+                yield read[0].encode("utf-8", errors="surrogateescape"), read[1]
         finally:
             decoded.detach()  # whoever opened the file closes it
 

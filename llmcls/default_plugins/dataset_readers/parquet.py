@@ -17,6 +17,14 @@ from llmcls.errors import LlmclsError
 
 ROWS_PER_BATCH = 1000
 
+LONGEST_CELL = 16 * 1024 * 1024
+"""Characters of a cell, as of a cell of a .csv file."""
+
+LONG = 100_000
+"""Characters of a cell from which on rows are taken one by one."""
+
+_TEXTS = {"string", "large_string", "binary", "large_binary"}
+
 
 class ParquetReader(FileReader):
     """Reads Parquet files."""
@@ -48,16 +56,40 @@ class ParquetRows:
 
             number = 0
             with parquet.ParquetFile(self.path) as file:
+                texts = [each.name for each in file.schema_arrow if str(each.type) in _TEXTS]
+            # As they are stored: a text of 50 MB that a thousand rows share is one text, and not 50 GB.
+            with parquet.ParquetFile(self.path, read_dictionary=texts) as file:
                 for batch in file.iter_batches(batch_size=ROWS_PER_BATCH):
-                    for values in batch.to_pylist():
+                    for values, too_long in _walk(batch):
                         number += 1
-                        yield Row(values, f"{self.path.name}:row {number}")
+                        yield Row(values, f"{self.path.name}:row {number}", too_long)
 
     def __len__(self) -> int:
         with _explained(self.path):
             from pyarrow import parquet
 
             return int(parquet.read_metadata(self.path).num_rows)
+
+
+def _walk(batch: Any) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """The rows of a batch, and what is wrong with one that has a text too long to be read."""
+    from pyarrow import compute
+
+    long = [
+        name
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        if hasattr(column, "dictionary") and (compute.max(compute.binary_length(column.dictionary)).as_py() or 0) > LONG
+    ]
+    if not long:
+        yield from ((values, None) for values in batch.to_pylist())
+        return
+    for place in range(batch.num_rows):
+        (values,) = batch.slice(place, 1).to_pylist()
+        wide = [name for name in long if values[name] is not None and len(values[name]) > LONGEST_CELL]
+        if wide:
+            yield {}, f"column '{wide[0]}' holds more than {LONGEST_CELL:,} characters; cut its text"
+        else:
+            yield values, None
 
 
 @contextmanager
