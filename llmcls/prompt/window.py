@@ -123,7 +123,7 @@ class Window:
             text = clean(given)
             if touches_between(forgeries, around[0], text, around[1]):
                 continue
-            kind = (category(text[0]), category(text[-1])) if text else ("", "")
+            kind = (_kind_of(text[0]), _kind_of(text[-1])) if text else ("", "")
             if kind not in checked and not self._check(text, kind):
                 return found
             places.append(place)
@@ -170,6 +170,11 @@ class Window:
             LlmclsWarning,
             stacklevel=5,
         )
+
+
+def _kind_of(character: str) -> str:
+    """Tokenizers tell white space apart one by one, and all else by Unicode's categories."""
+    return character if character.isspace() else category(character)
 
 
 def open_window(
