@@ -13,8 +13,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,29 @@ def check_free(path: str | Path, overwrite: bool) -> None:
         )
 
 
+def check_not_read(path: str | Path, sources: Iterable[str | None]) -> None:
+    """Refuse to replace a run that holds what is read: its own rows as data, its model as the base model.
+
+    Args:
+        path: the run directory to write.
+        sources: what is read, as the user names it; names that are no paths are left alone.
+
+    Raises:
+        LlmclsError: naming the first one.
+    """
+    path = Path(path)
+    if not path.is_dir() or _is_empty(path):
+        return
+    for source in filter(None, sources):
+        with suppress(OSError, ValueError):  # what can be no path at all
+            place = Path(source)
+            if place.exists() and path.resolve() in (place.resolve(), *place.resolve().parents):
+                raise LlmclsError(
+                    f"'{source}' is read by this training and lies in '{path}', which would be replaced; choose "
+                    "another --output-dir."
+                )
+
+
 def check_unfinished(path: str | Path) -> None:
     """Refuse to write a run where the folder for unfinished ones is somebody else's.
 
@@ -99,7 +122,7 @@ def check_unfinished(path: str | Path) -> None:
         raise LlmclsError(f"'{folder}' is not a folder of llmcls, {advice}")
     if not any(file.is_symlink() or not file.is_dir() for file in folder.rglob("*")):
         return  # nothing would be lost
-    if not (_has_mark(folder) or _has_identity(folder) or read_card(folder) is not None):
+    if not (_has_mark(folder) or _has_identity(folder)):  # a finished run may be called so as well
         raise LlmclsError(f"'{folder}' was not made by llmcls, {advice}")
     if strange := _find_foreign(folder):
         raise LlmclsError(f"'{folder}' holds '{strange}', which llmcls did not write, {advice}")

@@ -31,6 +31,7 @@ from llmcls.runs.claim import claiming
 from llmcls.runs.run import Run
 from llmcls.runs.writing import (
     check_free,
+    check_not_read,
     check_unfinished,
     default_path,
     explaining_writes,
@@ -208,6 +209,7 @@ def _read(job: Job) -> _Material:
     settings = job.settings
     check_free(job.path, job.overwrite)
     check_unfinished(job.path)
+    check_not_read(job.path, (settings.data.source, settings.prompt.template, settings.model.base_model))
     backend = requested_backend()
     formats = choose_formats(settings, sharded=backend in SHARDED, training=True)
     check_request(settings, formats, backend)
