@@ -128,7 +128,9 @@ def locked(path: str | Path, timeout: float = 0.0) -> Iterator[None]:
     path = Path(path)
     path.parent.stat()  # refuses a folder that is not there, which filelock would make
     if os.path.lexists(path) and not _is_lock(path):
-        raise LlmclsError(f"'{path}' is not a lock of llmcls, which has to make one of that name; move it away.")
+        raise LlmclsError(
+            f"'{path}' is not a lock of llmcls, which makes one of that name; move it away, or choose another name."
+        )
     lock = FileLock(path, timeout=timeout)
     try:
         lock.acquire()

@@ -115,9 +115,10 @@ def predictions_of(
     sure: Sequence[float],
     probabilities: Sequence[Sequence[float]],
     separator: str,
-    failed: Sequence[bool],
+    failed: Sequence[bool] | None = None,
 ) -> Iterator[Prediction]:
     """Predictions from each row's labels, the probability of exactly these labels, that of each, and what failed."""
+    failed = [False] * len(prompts) if failed is None else failed
     for prompt, labels, whole, row, fails in zip(prompts, chosen, sure, probabilities, failed, strict=True):
         if fails:
             yield Prediction.failure(truncated=prompt.truncated)

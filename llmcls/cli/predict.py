@@ -93,7 +93,8 @@ def command(**options: Any) -> None:
 
     Files may have any size. A row that cannot be used is left out of FILE and listed in FILE.errors.csv, with its
     place, what is wrong with it, and the row itself. Until all rows are predicted, FILE is called FILE.partial; the
-    same command goes on with it after an interruption. A FILE that exists is replaced with --overwrite only.
+    same command goes on with it after an interruption. A FILE that exists is replaced with --overwrite only; a pipe or
+    a device is written through. Where no row at all can be used, the exit code is 1.
 
     A row below a threshold (--min-probability, --min-label-mass) gets "no answer" (prediction.no_answer) instead of a
     label, with the probability of its best one.
@@ -176,7 +177,7 @@ def _predict(
     )
     tally = classifier.world.share(tally)
     # A bar and rows that share the terminal would run into each other.
-    alone = request.output is not None or bool(request.texts) or not sys.stdout.isatty()
+    alone = isinstance(written, FileOutput) or bool(request.texts) or not sys.stdout.isatty()
     bar = reporter if alone else Reporter(quiet=True)
     done, begun = tally.rows, time.monotonic()
     with bar.track("Predicting", given.count() if bar.draws_bars else None, done) as advance:

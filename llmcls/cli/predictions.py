@@ -111,7 +111,8 @@ class Tally:
         """
         scored = self.predicted + self.failed
         if self.failed == scored > 0:
-            raise LlmclsError(f"The {NOT_FINITE} for all {scored:,} rows so far, so none has a label; {REMEDY}.")
+            which = f"all {scored:,} rows so far, so none has a" if scored > 1 else "the only row so far, so it has no"
+            raise LlmclsError(f"The {NOT_FINITE} for {which} label; {REMEDY}.")
         if scored >= MANY and self.failed > scored * TOO_MANY:
             raise LlmclsError(
                 f"The {NOT_FINITE} for {self.failed:,} of the first {scored:,} rows, so they have no label; {REMEDY}."

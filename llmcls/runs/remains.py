@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llmcls.files import LockedError, locked
-from llmcls.runs.writing import CARD, IDENTITY, find_card, lock_file, unfinished_folder
+from llmcls.runs.writing import CARD, IDENTITY, has_mark, lock_file, unfinished_folder
 
 STATE = ("trainer", IDENTITY)
 """What an unfinished run goes on from; the finished one does without."""
@@ -46,5 +46,5 @@ def _remains(path: Path) -> list[Path]:
     if not (path / CARD).is_file():
         return []
     replaced = unfinished_folder(path)
-    is_replaced = find_card(replaced) is not None and not (replaced / IDENTITY).exists()
+    is_replaced = has_mark(replaced) and not (replaced / IDENTITY).exists()
     return [path] * (path / IDENTITY).is_file() + [replaced] * is_replaced

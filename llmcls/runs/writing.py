@@ -13,8 +13,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,29 @@ def check_free(path: str | Path, overwrite: bool) -> None:
         )
 
 
+def check_not_read(path: str | Path, sources: Iterable[str | None]) -> None:
+    """Refuse to replace a run that holds what is read: its own rows as data, its model as the base model.
+
+    Args:
+        path: the run directory to write.
+        sources: what is read, as the user names it; names that are no paths are left alone.
+
+    Raises:
+        LlmclsError: naming the first one.
+    """
+    path = Path(path)
+    if not path.is_dir() or _is_empty(path):
+        return
+    for source in filter(None, sources):
+        with suppress(OSError, ValueError):  # what can be no path at all
+            place = Path(source)
+            if place.exists() and path.resolve() in (place.resolve(), *place.resolve().parents):
+                raise LlmclsError(
+                    f"'{source}' is read by this training and lies in '{path}', which would be replaced; choose "
+                    "another --output-dir."
+                )
+
+
 def check_unfinished(path: str | Path) -> None:
     """Refuse to write a run where the folder for unfinished ones is somebody else's.
 
@@ -104,7 +127,7 @@ def check_unfinished(path: str | Path) -> None:
         raise LlmclsError(f"'{folder}' is not a folder of llmcls, {advice}")
     if not any(file.is_symlink() or not file.is_dir() for file in folder.rglob("*")):
         return  # nothing would be lost
-    if not (_has_mark(folder) or _has_identity(folder) or find_card(folder) is not None):
+    if not (has_mark(folder) or _has_identity(folder)):  # a finished run may be called so as well
         raise LlmclsError(f"'{folder}' was not made by llmcls, {advice}")
     if strange := _find_foreign(folder):
         raise LlmclsError(f"'{folder}' holds '{strange}', which llmcls did not write, {advice}")
@@ -128,7 +151,8 @@ def is_card(content: object) -> bool:
     )
 
 
-def _has_mark(folder: Path) -> bool:
+def has_mark(folder: Path) -> bool:
+    """Whether a folder says that llmcls has made it and may delete it."""
     try:
         return (folder / MARK).read_text(encoding="utf-8").startswith(MARKED)
     except (OSError, UnicodeDecodeError):
@@ -244,15 +268,22 @@ def _take_name(folder: Path, path: Path) -> None:
     if _is_empty(path):
         path.rmdir()  # refuses what has come into it meanwhile
         folder.rename(path)
-    elif path.exists() and _exchange(folder, path):
-        _delete(folder)
     elif path.exists():
-        replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        path.rename(replaced / path.name)
-        folder.rename(path)
-        shutil.rmtree(replaced)
+        # Else nobody could tell the replaced run from one that is called so, if this process is killed now.
+        (path / MARK).write_text(MARKED, encoding="utf-8")
+        _replace(folder, path)
     else:
         folder.rename(path)
+
+
+def _replace(folder: Path, path: Path) -> None:
+    if _exchange(folder, path):
+        _delete(folder)
+        return
+    replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    path.rename(replaced / path.name)
+    folder.rename(path)
+    shutil.rmtree(replaced)
 
 
 def _delete(folder: Path) -> None:

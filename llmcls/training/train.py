@@ -26,7 +26,14 @@ from llmcls.runs.assembly import Assembly, assemble
 from llmcls.runs.claim import claiming
 from llmcls.runs.remains import clear_remains, remove_state
 from llmcls.runs.run import Run
-from llmcls.runs.writing import check_free, check_unfinished, default_path, explaining_writes, unfinished_folder
+from llmcls.runs.writing import (
+    check_free,
+    check_not_read,
+    check_unfinished,
+    default_path,
+    explaining_writes,
+    unfinished_folder,
+)
 from llmcls.settings import LoraSettings, Settings, make_settings
 from llmcls.training.backends import SHARDED, check_agreement, check_request, describe_world, effective_batch
 from llmcls.training.checkpoints import (
@@ -230,6 +237,7 @@ def _read(job: Job) -> _Material:
     settings = job.settings
     check_free(job.path, job.overwrite)
     check_unfinished(job.path)
+    check_not_read(job.path, (settings.data.source, settings.prompt.template, settings.model.base_model))
     backend = requested_backend()
     if job.start is not None:
         job.start.refuse_backend(backend)

@@ -22,7 +22,7 @@ from llmcls.console import Reporter
 from llmcls.data.inputs import BadRow
 from llmcls.errors import LlmclsError
 from llmcls.files import locked, replacing
-from llmcls.runs.writing import CARD, IDENTITY, MARK, MARKED, check_free, check_unfinished, writing
+from llmcls.runs.writing import CARD, IDENTITY, MARK, MARKED, check_free, check_not_read, check_unfinished, writing
 
 QUIET = Reporter(quiet=True)
 LABELS = ("--labels", "billing,delivery")
@@ -343,9 +343,25 @@ def test_unfinished_runs_are_recognised(tmp_path: Path) -> None:
         (folder / CARD).write_text(json.dumps(CARD_OF_A_RUN), encoding="utf-8")
         check_unfinished(tmp_path / "run")
     assert [file.name for file in (tmp_path / "run").iterdir()] == [CARD]
+    a_run(folder)  # a finished run may be called so
+    with pytest.raises(LlmclsError, match=r"run\.unfinished' was not made by llmcls"):
+        check_unfinished(tmp_path / "run")
+    shutil.rmtree(folder)
     folder.symlink_to(thesis(tmp_path / "other"))
     with pytest.raises(LlmclsError, match="is not a folder of llmcls"):
         check_unfinished(tmp_path / "run")
+
+
+def test_a_run_that_is_read_is_not_replaced(refuse: Callable[..., str], run: Path, here: Path) -> None:
+    rows = run / "evaluation" / "rows.csv"
+    rows.parent.mkdir(exist_ok=True)
+    rows.write_text("text,label\n" + "one,a\ntwo,b\n" * 8, encoding="utf-8")
+    said = refuse("train", "--data", rows, "--output-dir", run, "--overwrite", "-q")
+    assert said.endswith(f"lies in '{run}', which would be replaced; choose another --output-dir.")
+    check_not_read(run, ["nano", None, "\0", "here.csv"])
+    with pytest.raises(LlmclsError, match="is read by this training"):
+        check_not_read(run, ["nano", str(run / "adapter")])
+    check_not_read(here / "new", [str(here)])
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
