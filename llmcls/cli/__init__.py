@@ -24,12 +24,14 @@ from llmcls.cli import config, evaluate, labels, launch, models, plugins, predic
 from llmcls.cli.shared import refuse_repeats
 from llmcls.console import Reporter
 from llmcls.errors import LlmclsError, LlmclsWarning
-from llmcls.plugin.manager import DISABLE_VARIABLE, load_plugins
+from llmcls.plugin.manager import DISABLE_VARIABLE, blaming, load_plugins
 
 # In the order in which they are listed: the way of the work first, then looking things up.
 COMMANDS = (train, predict, evaluate, runs, labels, templates, models, readers, plugins, config, launch)
 # What a disk says that a program cannot change; any other OSError is a mistake of ours and shows its traceback.
 DISK_PROBLEMS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+# And of a name that can be none of a file.
+DISK_PROBLEMS |= {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 
 
 class Commands(click.Group):
@@ -88,7 +90,8 @@ def build_cli(manager: pluggy.PluginManager | None = None) -> click.Group:
         cli.add_command(module.command)
     for plugin in (manager or load_plugins()).hook.register_commands.get_hookimpls():
         cli.owner = plugin.plugin_name
-        plugin.function(*[cli for argument in plugin.argnames if argument == "cli"])
+        with blaming(plugin.plugin_name, "register_commands"):
+            plugin.function(*[cli for argument in plugin.argnames if argument == "cli"])
     return cli
 
 
@@ -117,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in DISK_PROBLEMS:
             raise
-        place = f": '{error.filename}'" if error.filename else ""
+        place = f": '{str(error.filename)[:300]}'" if error.filename else ""
         click.echo(f"Error: {error.strerror}{place}.", err=True)
         _drop_output()
         sys.exit(1)
