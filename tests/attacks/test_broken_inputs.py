@@ -194,6 +194,20 @@ def folder_in_run(name: str) -> Break:
     return broken
 
 
+def parquet(metadata: str) -> Break:
+    """A file whose metadata of Hugging Face datasets is odd."""
+
+    def broken(place: Place) -> Args:
+        import pyarrow
+        from pyarrow import parquet as writer
+
+        table = pyarrow.table({"text": ["a", "b"], "label": [0, 1]}).replace_schema_metadata({"huggingface": metadata})
+        writer.write_table(table, place.folder / "a.parquet")
+        return ("train", "--data", place.folder / "a.parquet", "--output-dir", place.folder / "out")
+
+    return broken
+
+
 def launcher(content: str) -> Break:
     return lambda place: ("train", "--data", place.tickets, "--launch", place.file("launch.yaml", content))
 
@@ -362,6 +376,12 @@ CASES: dict[str, tuple[Break, str]] = {
     ),
     "data Parquet text": (data("a.parquet", "x" * 100), "is no Parquet file, or a damaged one"),
     "data Parquet empty": (data("a.parquet", b""), "is no Parquet file, or a damaged one"),
+    "data Parquet with torn metadata": (parquet("{"), "metadata (huggingface) that cannot be read"),
+    "data Parquet with metadata that is a list": (parquet("[]"), "metadata (huggingface) that cannot be read"),
+    "data Parquet with odd metadata": (
+        parquet('{"info": {"features": {"label": {"_type": "ClassLabel", "names": 3}}}}'),
+        "the class names of column 'label' are no list of texts",
+    ),
     "data Excel text": (data("a.xlsx", "x" * 100), "is not an Excel workbook, or a damaged one"),
     "data Excel torn": (data("a.xlsx", NOT_A_TABLE), "is not an Excel workbook, or a damaged one"),
     "data Excel empty": (data("a.xlsx", b""), "is not an Excel workbook, or a damaged one"),
