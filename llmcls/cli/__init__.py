@@ -23,7 +23,7 @@ import pluggy
 
 from llmcls import __version__
 from llmcls.errors import LlmclsError, LlmclsWarning
-from llmcls.plugin.manager import DISABLE_VARIABLE, load_plugins
+from llmcls.plugin.manager import DISABLE_VARIABLE, blaming, load_plugins
 from llmcls.processes.collector import put_off_collection
 from llmcls.visible import VisibleStream, visible
 
@@ -44,6 +44,8 @@ COMMANDS = {
 }
 # What a disk says that a program cannot change; any other OSError is a mistake of ours and shows its traceback.
 DISK_PROBLEMS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+# And of a name that can be none of a file.
+DISK_PROBLEMS |= {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 
 
 class _Imported(dict[str, click.Command]):
@@ -141,7 +143,8 @@ def build_cli(manager: pluggy.PluginManager | None = None) -> click.Group:
         cli.add_command(_Later(name, short_help=short_help))
     for plugin in (manager or load_plugins()).hook.register_commands.get_hookimpls():
         cli.owner = plugin.plugin_name
-        plugin.function(*[cli for argument in plugin.argnames if argument == "cli"])
+        with blaming(plugin.plugin_name, "register_commands"):
+            plugin.function(*[cli for argument in plugin.argnames if argument == "cli"])
     return cli
 
 
@@ -171,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in DISK_PROBLEMS:
             raise
-        place = f": '{error.filename}'" if error.filename else ""
+        place = f": '{str(error.filename)[:300]}'" if error.filename else ""
         click.echo(visible(f"Error: {error.strerror}{place}."), err=True)
         _drop_output()
         sys.exit(1)

@@ -201,13 +201,13 @@ class _Launching:
     quiet: bool
 
     def __post_init__(self) -> None:
-        from llmcls.processes.launching import LaunchRequest, refuse_single
+        from llmcls.processes.launching import LaunchRequest, refuse_launch
 
         if self.launcher is None:
             return
         request = LaunchRequest(self.launcher, **self.machines)  # refuses numbers that do not go together
         if self.launcher != "single":
-            refuse_single(request)
+            refuse_launch(request)
 
     def choose(self) -> None:
         """Return where this process is to train by itself.

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmcls.data.paths import is_folder, path_exists
 from llmcls.errors import LlmclsError, unknown
 from llmcls.model.adapter import BaseModelAdapter, base_models
 from llmcls.model.foreign import read_object, refuse_adapter, refuse_code
@@ -106,10 +107,10 @@ def find_checkpoint(settings: ModelSettings) -> tuple[str, BaseModelAdapter | No
     """
     names = short_names()
     checkpoint, adapter = names.get(settings.base_model, (settings.base_model, None))
-    if adapter is None and not Path(checkpoint).is_dir() and "/" not in checkpoint:
+    if adapter is None and not is_folder(checkpoint) and "/" not in checkpoint:
         hint = unknown("base model", checkpoint, names)
         raise LlmclsError(f"{hint} A Hub id (owner/name) or a folder with a causal LM works as well.")
-    if (Path(checkpoint) / "run.json").is_file() and not (Path(checkpoint) / "config.json").is_file():
+    if path_exists(f"{checkpoint}/run.json") and not path_exists(f"{checkpoint}/config.json"):
         raise LlmclsError(
             f"'{checkpoint}' is a run, not a base model; predict with --run {checkpoint}, or train it on with "
             f"`llmcls train --base-model {checkpoint}`."
@@ -160,7 +161,7 @@ def order_of_head(known: tuple[str, ...] | None, labels: tuple[str, ...]) -> tup
 def locate(settings: ModelSettings) -> ModelSettings:
     """The same settings, with a base model that is a folder by its absolute path: it is found from everywhere."""
     name = settings.base_model
-    if name in short_names() or not Path(name).is_dir():
+    if name in short_names() or not is_folder(name):
         return settings
     return settings.model_copy(update={"base_model": str(Path(name).absolute())})
 
@@ -182,6 +183,8 @@ def load_saved_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTr
         tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
+    if tokenizer.pad_token_id is None:
+        raise LlmclsError(f"The tokenizer in '{folder}' has no pad token, as those of runs have; restore the run.")
     if not tokenizer.is_fast:
         raise LlmclsError(f"'{folder}' holds no fast tokenizer, as runs do; restore the run, or train again.")
     return tokenizer
@@ -321,7 +324,7 @@ def _read_config(checkpoint: str, settings: ModelSettings) -> dict[str, Any]:
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
 
     with _clear_errors(checkpoint):
-        if (Path(checkpoint) / "config.json").is_file():
+        if path_exists(f"{checkpoint}/config.json"):
             read_object(Path(checkpoint) / "config.json")
         refuse_adapter(checkpoint, settings.revision)
         config = AutoConfig.from_pretrained(
@@ -374,9 +377,12 @@ def _explain(checkpoint: str, error: Exception, remedy: str) -> LlmclsError:
         )
     if "trust_remote_code=True" in str(error):  # transformers: the class is not one of its own
         return refuse_code(f"'{checkpoint}'", checkpoint)
-    first = str(error).strip().partition("\n")[0][:300]
-    if not isinstance(error, (OSError, ValueError)):  # of a KeyError the text alone says nothing
-        first = f"{type(error).__name__}: {first}"
+    lines = str(error).strip().split("\n")
+    first = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])[:300]
+    if "ignore_mismatched_sizes" in str(error):  # and the sizes are in a report on standard error
+        first = "its weights have other shapes than its config.json says"
+    elif not isinstance(error, (OSError, ValueError)):  # of a KeyError the text alone says nothing
+        first = f"a file of it is damaged, or of a kind that is not known ({type(error).__name__} {first})"
     first = first if first.endswith((".", "!", "?")) else f"{first}."
     remedy = remedy or "Check the name or folder; without a network, only downloaded models and 'nano' work."
     return LlmclsError(f"'{checkpoint}' cannot be loaded: {first} {remedy}")

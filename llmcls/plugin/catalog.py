@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar, cast
 import pluggy
 
 from llmcls.errors import LlmclsError, unknown
-from llmcls.plugin.manager import load_plugins
+from llmcls.plugin.manager import blaming, load_plugins
 
 
 class Named(Protocol):
@@ -47,12 +47,19 @@ class Catalog(Mapping[str, T], Generic[T]):
         self._owners: dict[str, str] = {}
         caller = getattr(manager.hook, hook)
         for implementation in caller.get_hookimpls():
-            things = implementation.function()
+            owner = implementation.plugin_name
+            with blaming(owner, hook):
+                things = implementation.function()
             if not isinstance(things, list | tuple):
                 raise LlmclsError(
                     f"{hook}() of plugin '{implementation.plugin_name}' must return a list, not {things!r}."
                 )
             for thing in cast("Sequence[T]", things):
+                if not isinstance(getattr(thing, "name", None), str):
+                    raise LlmclsError(
+                        f"Plugin '{owner}' registers {thing!r:.100} as a {kind}, which has no name; repair or "
+                        "uninstall it."
+                    )
                 if thing.name in self._things:
                     raise LlmclsError(
                         f"Two plugins register the {kind} '{thing.name}': "

@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, distributions, version
@@ -88,6 +90,24 @@ def check_hooks(manager: pluggy.PluginManager) -> None:
         raise LlmclsError(
             f"Plugin '{manager.get_name(error.plugin)}' implements a hook that llmcls does not have: {error}. "
             f"Hooks: {hooks}."
+        ) from error
+
+
+@contextmanager
+def blaming(plugin: str, hook: str) -> Iterator[None]:
+    """Turn whatever a plugin's hook raises into one sentence that names it.
+
+    Raises:
+        LlmclsError: its own, and one for everything else.
+    """
+    try:
+        yield
+    except LlmclsError:
+        raise
+    except Exception as error:  # a stranger's code may raise anything
+        raise LlmclsError(
+            f"Plugin '{plugin}' fails in {hook}(): {type(error).__name__}: {error}. Repair or uninstall it, or set "
+            f"{DISABLE_VARIABLE}={plugin}."
         ) from error
 
 

@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +127,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         loaded = yaml.safe_load(read_text(path, "Launch configuration"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, brackets thousands deep
         raise LlmclsError(f"Launch configuration '{path}' cannot be read: {error}.") from error
     if not isinstance(loaded, dict) or "distributed_type" not in loaded:
         raise LlmclsError(f"'{path}' is no accelerate configuration: it has no distributed_type.")
+    count = loaded.get("num_processes", 1)
+    if not (isinstance(count, int) and count > 0):
+        raise LlmclsError(f"'{path}' says num_processes {count!r:.60}, but must say a number from 1.")
     return loaded
 
 
@@ -183,7 +187,7 @@ def launch(request: LaunchRequest, command: Sequence[str], before_retry: Callabl
         LlmclsError: when the configuration is for one process or accelerate refuses it, or a process was killed, which
             then cannot say so.
     """
-    refuse_single(request)
+    refuse_launch(request)
     command = list(command)
     while True:
         code, settings = _launch_once(request, command)
@@ -195,13 +199,20 @@ def launch(request: LaunchRequest, command: Sequence[str], before_retry: Callabl
         command = _going_on(command)
 
 
-def refuse_single(request: LaunchRequest) -> None:
-    """Refuse a configuration for one process, which needs no launcher.
+def refuse_launch(request: LaunchRequest) -> None:
+    """Refuse a configuration that cannot be launched, before anything starts.
 
     Raises:
-        LlmclsError: for one, and for a configuration that there is not.
+        LlmclsError: for one of a single process, which needs no launcher; for DeepSpeed where it is not installed; and
+            for a configuration that there is not.
     """
-    if read_config(request.config_file)["distributed_type"] in ("NO", False):  # YAML reads a bare NO as False
+    kind = read_config(request.config_file)["distributed_type"]
+    if kind == "DEEPSPEED" and find_spec("deepspeed") is None:
+        raise LlmclsError(
+            f"'{request.name}' needs DeepSpeed, which is not installed: pip install 'llmcls[deepspeed]', or use "
+            "--launch ddp."
+        )
+    if kind in ("NO", False):  # YAML reads a bare NO as False
         raise LlmclsError(
             f"'{request.name}' has distributed_type NO, which is one process: leave --launch out, or choose one of "
             "`llmcls launch list`."

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, StrictInt, ValidationError
+from pydantic import AfterValidator, BaseModel, StrictInt, ValidationError
 
 from llmcls.errors import LlmclsError
 from llmcls.files import read_json, sha256_of
@@ -28,11 +29,20 @@ LOADED_FOLDERS = ("adapter", "model", "tokenizer")
 """Folders that libraries load as they are: a chat template or added tokens in them would be loaded, too."""
 
 
+def _whole(text: str) -> str:
+    if re.search("[\ud800-\udfff]", text):
+        raise ValueError("half a character is not text")
+    return text
+
+
+_Words = Annotated[str, AfterValidator(_whole)]
+
+
 class _Label(BaseModel):
-    name: str
-    description: str
-    aliases: list[str] = []
-    code: str = ""
+    name: _Words
+    description: _Words
+    aliases: list[_Words] = []
+    code: _Words = ""
 
 
 class _Base(BaseModel):

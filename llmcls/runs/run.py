@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from llmcls.data.paths import path_exists
 from llmcls.errors import LlmclsError, LlmclsWarning, several
 from llmcls.figures import finite, to_json
 from llmcls.files import read_bytes, read_json, read_text, replacing, sha256_of
@@ -57,14 +58,14 @@ class Run:
                 every such file is named.
         """
         path = Path(path)
-        if not path.exists():
+        if not path_exists(str(path)):
             unfinished = (
                 f" Its training has not finished ('{unfinished_folder(path)}')."
-                if unfinished_folder(path).exists()
+                if path_exists(str(unfinished_folder(path)))
                 else ""
             )
             raise LlmclsError(
-                f"There is no run directory '{path}'.{unfinished} `llmcls runs list` shows what there is."
+                f"There is no run directory '{str(path)[:300]}'.{unfinished} `llmcls runs list` shows what there is."
             )
         if not path.is_dir():
             raise LlmclsError(f"'{path}' is a file, not a run directory. `llmcls runs list` shows what there is.")

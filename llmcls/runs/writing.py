@@ -50,7 +50,7 @@ def default_path(settings: Settings) -> Path:
     source = Path((settings.data.source or "data").rstrip("/:")).stem or "data"
     model = Path(settings.model.base_model).name
     # To the microsecond: several runs may begin within a second.
-    return Path("runs") / f"{source}-{model}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    return Path("runs") / f"{source[:80]}-{model[:80]}-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
 
 def unfinished_folder(path: Path) -> Path:

@@ -23,6 +23,10 @@ from llmcls.errors import LlmclsError
 from llmcls.settings.rows import Size, check_kept
 from llmcls.settings.task import OneOf
 
+LARGEST_NUMBER = 2**32
+"""Of whole numbers: libraries count in 64 bits, and multiply."""
+
+_PLACES = {"source", "base_model", "template", "output_dir"}
 _TRUTH = ("bool", "bool_")  # Python's type, and what NumPy calls its own
 
 
@@ -106,6 +110,15 @@ class Section(BaseModel):
     """A group of settings: unknown keys are refused, values are final, numbers are finite and no truth values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_extremes(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            raise ValueError(f"the number is beyond {LARGEST_NUMBER:,}, which no setting needs")
+        if isinstance(value, str) and "\0" in value and info.field_name in _PLACES:
+            raise ValueError("the name holds a NUL character, which no name of a file can; take it out")
+        return value
 
     @field_validator("*", mode="before")
     @classmethod
@@ -286,7 +299,7 @@ class PromptSettings(Section):
 class LoraSettings(Section):
     """The LoRA weights that are trained (PEFT)."""
 
-    r: int = Field(16, ge=1, description="Rank of the update matrices.")
+    r: int = Field(16, ge=1, le=65_536, description="Rank of the update matrices.")
     lora_alpha: float = Field(32, gt=0, description="Scale of the update: lora_alpha / r.")
     lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the update.")
     target_modules: Literal["all-linear"] | Names | None = Field(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from llmcls.data.paths import path_exists
 from llmcls.errors import LlmclsError, several, shorten
 from llmcls.model.foreign import require_weights
 from llmcls.model.loading import kept_head, order_of_head, short_names
@@ -161,7 +162,7 @@ def find_start(base_model: str) -> Start | None:
     Raises:
         LlmclsError: when it does not match its seal.
     """
-    if base_model in short_names() or not (Path(base_model) / CARD).is_file():
+    if base_model in short_names() or not path_exists(f"{base_model}/{CARD}"):
         return None
     return Start(Run.open(base_model))
 

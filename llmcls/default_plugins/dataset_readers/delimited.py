@@ -149,7 +149,7 @@ class DelimitedRows:
         """
         for record in self._records():
             if record.problem is not None:
-                raise LlmclsError(f"The header of '{self.path}' cannot be read: {record.problem}.")
+                raise LlmclsError(f"The header of '{self.path}' cannot be read: {record.problem.rstrip('?')}.")
             check_header(record.cells, f"'{self.path}'")
             return record.cells
         raise LlmclsError(f"'{self.path}' is empty; it needs a header line with column names, and rows below it.")

@@ -50,6 +50,8 @@ class JsonLinesReader(FileReader):
             raise LlmclsError(f"'{path}' is empty; it needs one JSON object a line.")
         columns = list(dict.fromkeys(key for row in head for key in row.values))
         if not columns:
+            if head[0].problem is None:
+                raise LlmclsError(f"The objects of '{path}' are empty; each needs keys, such as text and label.")
             raise LlmclsError(
                 f"None of the first {len(head)} lines of '{path}' can be used; {head[0].source}: {head[0].problem}."
             )

@@ -41,7 +41,7 @@ class ParquetReader(FileReader):
             with parquet.ParquetFile(path) as file:
                 schema = file.schema_arrow
         check_header(schema.names, f"'{path}'")
-        return Table(list(schema.names), ParquetRows(path), _class_names(schema.metadata or {}))
+        return Table(list(schema.names), ParquetRows(path), _class_names(schema.metadata or {}, path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +104,22 @@ def _explained(path: Path) -> Iterator[None]:
         raise LlmclsError(f"'{path}' is no Parquet file, or a damaged one: {reason}.") from error
 
 
-def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
+def _class_names(metadata: Mapping[bytes, bytes], path: Path) -> dict[str, tuple[str, ...]]:
     """The names of `ClassLabel` columns and lists of them, as `datasets.Dataset.to_parquet` writes them."""
-    features: Any = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     found = {}
-    for column, feature in features.items():
-        inner = feature.get("feature", feature) if isinstance(feature, dict) else None
-        if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" and inner.get("names"):
-            found[column] = tuple(inner["names"])
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        for column, feature in features.items():
+            inner = feature.get("feature", feature) if isinstance(feature, dict) else None
+            if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" and inner.get("names"):
+                names = inner["names"]
+                if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+                    raise ValueError(f"the class names of column {column!r} are no list of texts")
+                found[column] = tuple(names)
+    except (ValueError, AttributeError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise LlmclsError(
+            f"'{path}' has class names in its metadata (huggingface) that cannot be read: {reason[:200]}; write the "
+            "file again, or save it as .csv."
+        ) from error
     return found
