@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llmcls.files import LockedError, locked
-from llmcls.runs.writing import CARD, IDENTITY, has_mark, lock_file, unfinished_folder
+from llmcls.runs.writing import CARD, IDENTITY, MARK, has_mark, lock_file, unfinished_folder
 
 STATE = ("trainer", IDENTITY)
 """What an unfinished run goes on from; the finished one does without."""
@@ -22,6 +22,7 @@ STATE = ("trainer", IDENTITY)
 def remove_state(run: Path) -> None:
     """Delete what a finished run no longer needs."""
     shutil.rmtree(run / "trainer", ignore_errors=True)
+    (run / MARK).unlink(missing_ok=True)
     (run / IDENTITY).unlink(missing_ok=True)  # last, so that it shows what was left
 
 
@@ -47,4 +48,4 @@ def _remains(path: Path) -> list[Path]:
         return []
     replaced = unfinished_folder(path)
     is_replaced = has_mark(replaced) and not (replaced / IDENTITY).exists()
-    return [path] * (path / IDENTITY).is_file() + [replaced] * is_replaced
+    return [path] * ((path / IDENTITY).is_file() or has_mark(path)) + [replaced] * is_replaced

@@ -221,8 +221,8 @@ def writing(path: str | Path, overwrite: bool = False, keep: bool = False) -> It
                 f"'{path}' was made or changed by somebody else meanwhile, so the finished run stays in '{folder}'; "
                 "move it to a free name."
             ) from None
-        (folder / MARK).unlink(missing_ok=True)
         _take_name(folder, path)
+        (path / MARK).unlink(missing_ok=True)
         flush_folder(path.parent)
 
 
