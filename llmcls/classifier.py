@@ -129,9 +129,7 @@ class Classifier:
         chosen = settings or Settings()
         held = chosen.model.model_copy(update={"base_model": base_model})
         labels = labels if labels is None or isinstance(labels, LabelSet) else list(labels)
-        check_zero_shot(held, labels, chosen.data)
-        if template:
-            find_template(template)
+        check_zero_shot(held, labels, chosen.data, template)
         chosen = chosen.model_copy(update={"model": held})
         base = find_base_model(held)
         if base.head_labels is not None:
