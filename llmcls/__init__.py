@@ -27,12 +27,16 @@ _LAZY = {
     "LLMClassifier": "llmcls.estimator",
     "train": "llmcls.training.train",
 }
+_MODULES = ("answers", "prompt", "records", "settings")
+"""Modules that `import llmcls` is enough for."""
 
 
 def __getattr__(name: str) -> Any:
     # `import llmcls` must not import torch: it costs seconds, and `llmcls --help` needs none of it.
-    if name in _LAZY:
-        import importlib
+    import importlib
 
+    if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"llmcls.{name}")
     raise AttributeError(f"module 'llmcls' has no attribute {name!r}")

@@ -19,6 +19,7 @@ COMMANDS = {
     "many_labels.py --counts 0 20 --rows 2 --layers 1 --repeats 1": "best-first",
     "latency.py --workloads tweets --texts 3 --warm-up 1": "Classifier.predict",
     "encoding.py --rows 40 --repeats 1 --tokenizers nano --templates instruction": "| nano | instruction |",
+    "start.py --repeats 1 --only version": "| version |",
     "launch.py --steps 1 --rows 2 --repeats 1 --plans ddp": "--launch ddp, 2 processes",
     "quality.py --data {shared}/data --sets tweet_sentiment --seeds 1 --runs runs --output quality.json " + TINY + " "
     "--set data.max_per_class.train=4 --set data.max_per_class.validation=2 --set data.max_per_class.test=2": (

@@ -12,7 +12,7 @@ import hashlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -87,8 +87,10 @@ def fingerprint(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-def load_training_data(settings: Settings, data: object = None) -> DataSplits:
-    """Read the data of the settings, or `data` in the way that the settings say.
+def load_training_data(
+    settings: Settings, data: object = None, check: Callable[[LabelSet], None] | None = None
+) -> DataSplits:
+    """Read the data of the settings, or `data` in the way that the settings say; `check` as `load_data` has it.
 
     Raises:
         LlmclsError: see `load_data`.
@@ -109,6 +111,7 @@ def load_training_data(settings: Settings, data: object = None) -> DataSplits:
         form=FileFormat.of(wanted),
         skip_bad_rows=wanted.bad_rows == "skip",
         choice=LabelChoice.of(wanted),
+        check=check,
     )
     others = set(splits.other_labels)
     described = {name: text for name, text in wanted.label_descriptions.items() if name not in others}
@@ -134,6 +137,7 @@ def load_data(
     form: FileFormat | None = None,
     skip_bad_rows: bool = False,
     choice: LabelChoice | None = None,
+    check: Callable[[LabelSet], None] | None = None,
 ) -> DataSplits:
     """Read all splits, check every row, and cut what is missing.
 
@@ -154,6 +158,7 @@ def load_data(
         form: what files of text do not say of themselves.
         skip_bad_rows: leave rows that cannot be used out, and tell of them, instead of raising.
         choice: which labels are kept, and what becomes of the rows of others; None: all, and others are problems.
+        check: refuses label sets before any split is cut, which imports scikit-learn.
 
     Raises:
         LlmclsError: for wrong columns, empty splits, and bad rows: all of them at once, with file and line.
@@ -185,6 +190,8 @@ def load_data(
     bad: list[BadRow] | None = [] if skip_bad_rows else None
     read = _read_splits(tables, columns, given, aliases or {}, where, notes, bad, choice or LabelChoice())
     splits, label_set = read.splits, read.labels
+    if check is not None:
+        check(label_set)
     if columns.weight is not None:
         splits["train"], weightless = leave_out_weightless(splits["train"], columns.weight)
         notes += weightless

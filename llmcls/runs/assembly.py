@@ -232,13 +232,20 @@ def check_assembly(settings: Settings) -> None:
     find_checkpoint(settings.model)
 
 
-def check_zero_shot(settings: ModelSettings, labels: Sequence[str] | LabelSet | None, known: DataSettings) -> None:
+def check_zero_shot(
+    settings: ModelSettings,
+    labels: Sequence[str] | LabelSet | None,
+    known: DataSettings,
+    template: str | None = None,
+) -> None:
     """Refuse names that are wrong with any base model, without any large library.
 
     Raises:
-        LlmclsError: for a short name that is no base model's, and labels that are not a label set.
+        LlmclsError: for a short name that is no base model's, an unknown template, and labels that are not a label set.
     """
     find_checkpoint(settings)
+    if template:
+        find_template(template)
     if labels is not None and not isinstance(labels, LabelSet):
         LabelSet.from_names(labels, known.label_descriptions, known.label_aliases)
 

@@ -21,7 +21,6 @@ from llmcls.runs.assembly import (
     assemble,
     assemble_run,
     check_zero_shot,
-    find_template,
     find_trained_base,
     labels_for_zero_shot,
     settle_for_head,
@@ -129,9 +128,7 @@ def load_zero_shot(
     chosen = settings or Settings()
     held = chosen.model.model_copy(update={"base_model": base_model})
     labels = labels if labels is None or isinstance(labels, LabelSet) else list(labels)
-    check_zero_shot(held, labels, chosen.data)
-    if template:
-        find_template(template)
+    check_zero_shot(held, labels, chosen.data, template)
     chosen = chosen.model_copy(update={"model": held})
     base = find_base_model(held)
     if base.head_labels is not None:

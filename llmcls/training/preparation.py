@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcls.answers import Form
+from llmcls.answers import Form, form_of
 from llmcls.console import Reporter
 from llmcls.data.paths import locate_data
 from llmcls.data.splits import DataSplits, load_training_data
@@ -93,10 +93,15 @@ def read_data(settings: Settings, data: object) -> ReadData:
     """Read the data.
 
     Raises:
-        LlmclsError: see `load_training_data`.
+        LlmclsError: see `load_training_data`; for labels with which nobody could predict, and weights of other labels.
     """
+
+    def check(labels: LabelSet) -> None:
+        form_of(settings).check(settings.prediction, labels)
+        check_class_weights(settings.training.class_weights, labels)
+
     with warnings.catch_warnings(record=True) as given:  # under the filters of the caller
-        splits = load_training_data(settings, data)
+        splits = load_training_data(settings, data, check)
     return ReadData(splits, given)
 
 
@@ -140,6 +145,17 @@ def doubt_weights(rows: Sequence[dict[str, Any]], step: int, reporter: Reporter)
         )
 
 
+def check_class_weights(wanted: str | dict[str, float], labels: LabelSet) -> None:
+    """Refuse weights of labels that there are not.
+
+    Raises:
+        LlmclsError: naming the first.
+    """
+    for name in wanted if isinstance(wanted, dict) else ():
+        if name not in labels.names:
+            raise LlmclsError(f"training.class_weights: {unknown('label', name, labels.names)}")
+
+
 def resolve_class_weights(
     wanted: str | dict[str, float], labels: LabelSet, train: Sequence[Example], form: Form
 ) -> tuple[float, ...] | None:
@@ -150,11 +166,8 @@ def resolve_class_weights(
     Raises:
         LlmclsError: when the mapping names an unknown label, or a label has no rows to count.
     """
+    check_class_weights(wanted, labels)
     if isinstance(wanted, dict):
-        known = set(labels.names)
-        for name in wanted:
-            if name not in known:
-                raise LlmclsError(f"training.class_weights: {unknown('label', name, labels.names)}")
         return tuple(wanted.get(name, 1.0) for name in labels.names)
     if wanted == "none":
         return None

@@ -244,7 +244,6 @@ def _read(job: Job) -> _Material:
     check_names(settings)
     read = read_data(settings, job.data)
     splits, form = read.splits, form_of(settings)
-    form.check(settings.prediction, splits.labels)  # or nobody could predict with the run
     weights = resolve_class_weights(settings.training.class_weights, splits.labels, splits.train, form)
     if job.when_checked is not None:
         job.when_checked()
