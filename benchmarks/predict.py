@@ -3,6 +3,9 @@
     python benchmarks/predict.py --models tinyllama --workloads tweets --threads 2 --output tweets.json
     python benchmarks/predict.py --threads 2 --output speed.json      # everything: three workloads, three models
 
+Texts in, labels out, for every contestant: each call turns its texts into tokens anew, llmcls by its own encoder, the
+rivals by the tokenizer's batched call or by themselves. The floor alone has its tokens given.
+
 Same weights and prompts for all (`workloads.py`), methods interleaved, the fastest of the repeats counts. Rivals that
 work in batches (`rivals.py`) first try several sizes, once each, and then run with the best one; llmcls runs as it is
 installed. The slow ones (a text at a time) read fewer rows, `--slow-rows`; all times are per row. The floor is what
@@ -25,6 +28,7 @@ from rivals import Generate, Outlines, Pipeline, Skorch, available
 from workloads import MODELS, WORKLOADS, Workload, floor, load_model, load_tokenizer, load_workload, measure
 
 from llmcls.engine import PackedScorer, SearchScorer
+from llmcls.records import Example
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,21 @@ def make_methods(model: Any, tokenizer: Any, workload: Workload, options: argpar
     exact, best_first = PackedScorer(model, workload.trie), SearchScorer(model, workload.trie, method="best-first")
     greedy = SearchScorer(model, workload.trie, method="greedy")
     everything, own = len(workload.prompts), [exact.pack_tokens]
+    encoder, examples = workload.encoder(tokenizer), [Example(text) for text in workload.rows]
 
     def score(scorer: Any) -> list[int]:
         scorer.prefixes.forget()  # a first call's work: nothing is left from the call before
-        return scorer.score(workload.prompts).predicted.tolist()
+        return scorer.score([prompt.input_ids for prompt in encoder.encode(examples)]).predicted.tolist()
 
     methods = {
         "llmcls exact": Method(lambda _: score(exact), own, everything),
         "llmcls best-first": Method(lambda _: score(best_first), own, everything),
         "llmcls greedy": Method(lambda _: score(greedy), own, everything),
         "floor": Method(lambda size: floor(model, workload, size), options.packs, everything),
-        "generate": Method(Generate(model, workload, cached=False), options.batches, everything),
-        "generate, cached prefix": Method(Generate(model, workload, cached=True), options.batches, everything),
+        "generate": Method(Generate(model, tokenizer, workload, cached=False), options.batches, everything),
+        "generate, cached prefix": Method(
+            Generate(model, tokenizer, workload, cached=True), options.batches, everything
+        ),
     }
     few = workload.head(options.slow_rows)
     methods["pipeline, one text at a time"] = Method(Pipeline(model, tokenizer, few), [1], len(few.prompts))

@@ -3,6 +3,8 @@
     predict = Pipeline(model, tokenizer, workload)
     predict(rows_at_once)
 
+Texts in, labels out: every rival tokenises its prompts in every call, as a user's new texts would be.
+
 `outlines` and `skorch` are used where they are installed (`pip install outlines skorch`): outlines 1.3.3 and skorch
 1.4.0 run on transformers 5.23. cappr 0.9.6, another scorer of labels, does not: importing it fails with "type object
 'DynamicCache' has no attribute 'from_legacy_cache'".
@@ -47,12 +49,12 @@ class Generate:
         cached: compute the shared prefix once and copy its keys and values to every batch.
     """
 
-    def __init__(self, model: Any, workload: Workload, *, cached: bool) -> None:
-        self._model, self._workload, self._cached = model, workload, cached
+    def __init__(self, model: Any, tokenizer: Any, workload: Workload, *, cached: bool) -> None:
+        self._model, self._tokenizer, self._workload, self._cached = model, tokenizer, workload, cached
 
     def __call__(self, size: int) -> list[int]:
         model, trie, end = self._model, self._workload.trie, self._workload.end
-        prompts = self._workload.prompts
+        prompts = self._tokenizer(self._workload.texts)["input_ids"]
         shared = self._workload.shared if self._cached else 0
         prefix = prompts[0][:shared]
         cache = DynamicCache(config=model.config)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +20,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from llmcls.answers import form_named
 from llmcls.engine import LabelTrie
 from llmcls.engine.tree import shared_prefix_length
+from llmcls.labels import LabelSet
 from llmcls.model.loading import find_base_model
+from llmcls.prompt.encoding import Encoder
+from llmcls.prompt.frame import Frame
+from llmcls.prompt.template import PromptTemplate
+from llmcls.records import Example
 from llmcls.settings import ModelSettings
 
 SHARED = Path(os.environ.get("LLMCLS_SHARED") or Path(__file__).resolve().parents[1] / ".." / "shared").resolve()
@@ -31,6 +37,8 @@ WORKLOADS = {
     "tweets": ("data/tweet_sentiment", ["text"], "label"),
     "arxiv": ("data/arxiv_top5", ["title", "abstract"], "label_name"),
 }
+INSTRUCTION = "Classify the text into one of these labels: {{ labels | map(attribute='name') | join(', ') }}.\nText: "
+"""As a template; `load_workload` writes the same."""
 MODELS = ("tinyllama", "llama-3.2", "nano")
 """Two real vocabularies on a random Llama, and the small model that comes with llmcls."""
 
@@ -44,12 +52,14 @@ class Workload:
         texts: whole prompts, which end in "Label:"; a label follows behind a space.
         prompts: the tokens of `texts`.
         answers: per label, its tokens behind a prompt, end token included.
+        rows: the texts alone, without the instruction; empty where nobody asks for them.
     """
 
     labels: list[str]
     texts: list[str]
     prompts: list[list[int]]
     answers: list[list[int]]
+    rows: Sequence[str] = ()
 
     @cached_property
     def trie(self) -> LabelTrie:
@@ -68,7 +78,25 @@ class Workload:
 
     def head(self, rows: int) -> Workload:
         """Its first rows."""
-        return Workload(self.labels, self.texts[:rows], self.prompts[:rows], self.answers)
+        return Workload(self.labels, self.texts[:rows], self.prompts[:rows], self.answers, self.rows[:rows])
+
+    def encoder(self, tokenizer: Any) -> Encoder:
+        """llmcls's own encoder of these prompts and answers; as a user's, it is made once for all texts.
+
+        Raises:
+            ValueError: when it makes other tokens than `prompts` and `answers`: then the contestants differ in them.
+        """
+        template = PromptTemplate("benchmark", INSTRUCTION + "{{ text }}\nLabel:")
+        end = tokenizer.eos_token
+        bos = tokenizer.bos_token or "" if self.prompts[0][0] == tokenizer.bos_token_id else ""
+        frame = Frame(bos, end, end, chat=lambda _: "")
+        encoder = Encoder(
+            tokenizer, frame, template, LabelSet.from_names(self.labels), form_named("single_label"), max_length=4096
+        )
+        made = [prompt.input_ids for prompt in encoder.encode([Example(text) for text in self.rows])]
+        if made != self.prompts or [list(answer) for answer in encoder.answers] != self.answers:
+            raise ValueError(f"llmcls makes other tokens of {sum(map(list.__ne__, made, self.prompts))} prompts.")
+        return encoder
 
 
 def load_workload(name: str, tokenizer: Any, rows: int) -> Workload:
@@ -79,11 +107,11 @@ def load_workload(name: str, tokenizer: Any, rows: int) -> Workload:
     labels = sorted({record[label_column] for record in records})
     step = len(records) // rows
     rows_of_text = [" ".join(record[column] for column in text_columns) for record in records[: rows * step : step]]
-    instruction = "Classify the text into one of these labels: " + ", ".join(labels) + ".\nText: "
+    instruction = f"Classify the text into one of these labels: {', '.join(labels)}.\nText: "
     texts = [f"{instruction}{text}\nLabel:" for text in rows_of_text]
     before = tokenizer.encode("Label:")
     answers = [[*tokenizer.encode(f"Label: {label}")[len(before) :], tokenizer.eos_token_id] for label in labels]
-    return Workload(labels, texts, [tokenizer.encode(text) for text in texts], answers)
+    return Workload(labels, texts, [tokenizer.encode(text) for text in texts], answers, rows_of_text)
 
 
 def load_tokenizer(name: str) -> Any:

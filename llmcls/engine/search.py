@@ -187,6 +187,9 @@ class SearchScorer:
                 uniform[row] -= float(choices.mean())
                 searches[row].follow(node, choices, int(trie.landing[trie.children(node)[taken]]))
             expanding, hidden = [], hidden[:0]
+            if not torch.isfinite(nll).all():
+                # Whoever asked will refuse this loss; among such numbers no label is the best one.
+                return _nothing(labels, len(trie)), Way(nll, uniform)
         while True:
             for (row, node), choices in zip(expanding, self._choices(hidden, [n for _, n in expanding]), strict=True):
                 searches[row].expand(node, choices)
@@ -264,6 +267,11 @@ class SearchScorer:
         logits = self.decoder.head_rows(tokens)(hidden).cpu()
         at = np.split(columns.reshape(-1), np.cumsum([len(child) for child in children])[:-1])
         return [row[torch.from_numpy(column)].log_softmax(0).numpy() for row, column in zip(logits, at, strict=True)]
+
+
+def _nothing(labels: Sequence[int], size: int) -> LabelScores:
+    unknown = torch.full((len(labels), size), float("nan"))
+    return LabelScores(unknown, torch.tensor(labels), unknown[:, 0], torch.zeros(len(labels), dtype=torch.int64))
 
 
 class RowSearch:

@@ -230,23 +230,24 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
     def _read(self, dataset: Dataset) -> Reading:
         """Each process reads some rows; with their losses where these take no forward of their own.
 
-        With ZeRO-3 a layer's weights come together only while all processes run it, so all read all rows. FSDP brings
-        the embeddings together in the whole model's `forward` only, which reading does without.
+        With ZeRO-3 a layer's weights come together only while all processes run it, so all read all rows, in as many
+        forwards: a search may take one more where a last bit differs. FSDP brings the embeddings together in the whole
+        model's `forward` only, which reading does without.
         """
+        together = is_deepspeed_zero3_enabled()
         reading = Reading(
             self.model,
             self._collator,
             dataset,
-            probabilities=self.args.metric_for_best_model == "roc_auc",
+            probabilities=together or self.args.metric_for_best_model == "roc_auc",
             pack_tokens=self._scoring_pack_tokens,
             batch_size=self.args.eval_batch_size,
         )
-        together = is_deepspeed_zero3_enabled()
         reading.read(
             range(reading.rows) if together else range(self.args.process_index, reading.rows, self.args.world_size)
         )
         if reading.knows_loss and not (together and self.args.process_index):
-            self._evaluated += torch.tensor(reading.loss).to(self._evaluated)
+            self._evaluated += torch.tensor(reading.loss, dtype=torch.float64).to(self._evaluated)
         return reading
 
     def _check_labels(self, reading: Reading) -> dict[str, float]:

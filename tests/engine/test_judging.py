@@ -152,3 +152,13 @@ def test_training_mode_and_gradients_are_left_alone() -> None:
             MODEL, padded_batch(PROMPTS, [0] * 4, ALIASES, Objective("label"), pad_token_id=0)
         ).requires_grad
     )
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_weights_that_are_no_numbers_give_a_loss_that_is_none(exact: bool) -> None:
+    """A search among them would not find its end; the trainer refuses the loss."""
+    model = build()
+    next(model.parameters()).data.fill_(float("nan"))
+    trie = LabelTrie([[3, 4, END], [3, 5, END], [6, END]])
+    judged = judge_of(model, trie, Objective("label"), exact)(PROMPTS, [0, 1, 2, 0])
+    assert judged.loss is not None and judged.loss[0] != judged.loss[0]

@@ -13,6 +13,7 @@ from llmcls.answers.yes_no import YesNoLayout
 from llmcls.engine import judging
 from llmcls.errors import LlmclsError
 from llmcls.training.trainer import LabelTrainer
+from llmcls.training.validation import Reading
 
 SEVERAL = {"task": "multi_label", "data.label_separator": "|"}
 TIMES = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
@@ -109,3 +110,30 @@ def test_the_pack_size_of_prediction_is_that_of_validation(
     monkeypatch.setattr(judging.LabelJudge, "plan", classmethod(watched))
     fit({"training.max_steps": 1, "training.eval_strategy": "epoch", "prediction.pack_tokens": 77})
     assert seen == [77]
+
+
+@pytest.mark.slow
+def test_the_shares_of_processes_are_the_whole(fit: Callable[..., Any], rows: list[dict[str, str]]) -> None:
+    """Also where one process has no row at all."""
+    smoothed = {"training.max_steps": 1, "training.label_smoothing_factor": 0.1}
+    trainer = fit(smoothed, {"train": rows, "validation": rows[::2]}).trainer
+    options = {"probabilities": False, "pack_tokens": None, "batch_size": 4}
+
+    def read(places: range) -> Reading:
+        reading = Reading(trainer.model, trainer._collator, trainer.eval_dataset, **options)
+        reading.read(places)
+        return reading
+
+    whole = read(range(len(rows[::2])))
+    assert whole.targets is not None and whole.probabilities is not None
+    for size in (2, 9):
+        shares = [read(range(rank, whole.rows, size)) for rank in range(size)]
+        losses, weights = zip(*(share.loss for share in shares), strict=True)
+        assert (sum(losses), sum(weights)) == pytest.approx(whole.loss, rel=1e-5)
+        for rank, share in enumerate(shares):
+            assert share.knows_loss and share.probable, "so that all processes exchange the same"
+            if share.targets is None or share.probabilities is None:
+                assert rank >= whole.rows
+                continue
+            assert share.targets.tolist() == whole.targets[rank::size].tolist()
+            assert share.probabilities.numpy() == pytest.approx(whole.probabilities[rank::size].numpy(), abs=1e-5)
