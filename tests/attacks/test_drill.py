@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import random
 import signal
 from pathlib import Path
@@ -24,9 +23,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> drill.Bench:
 
 
 @pytest.fixture(autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    extensions = os.environ.get("TORCH_EXTENSIONS_DIR", str(tmp_path_factory.getbasetemp() / "torch_extensions"))
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", extensions)
+def environment(extensions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(extensions))
     for name, value in (("OMP_NUM_THREADS", "1"), ("CUDA_VISIBLE_DEVICES", ""), ("DS_ACCELERATOR", "cpu")):
         monkeypatch.setenv(name, value)
 
