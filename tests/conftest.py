@@ -36,9 +36,3 @@ def _leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's own settings must not decide a test."""
     for name in ("LLMCLS_DISABLE_PLUGINS", "HF_TOKEN", "WANDB_PROJECT", "RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="session")
-def extensions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where DeepSpeed keeps what it compiles: not with the user's, where a killed test leaves its lock for ever."""
-    return tmp_path_factory.mktemp("torch_extensions")

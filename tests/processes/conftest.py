@@ -91,6 +91,12 @@ class Finished:
 Start = Callable[..., Finished]
 
 
+@pytest.fixture(scope="session")
+def extensions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where DeepSpeed keeps what it compiles: not with the user's, where a killed test leaves its lock for ever."""
+    return tmp_path_factory.mktemp("torch_extensions")
+
+
 @pytest.fixture
 def start(root: Path, extensions: Path) -> Iterator[Start]:
     """Run `python -m MODULE ARGUMENTS` and wait; `on` maps a piece of output to what is done when it appears.
