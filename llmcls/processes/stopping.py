@@ -92,6 +92,7 @@ class StopSignals:
             self._leaves = True
             self._leave()
             yield
+            self._leaves = False
             self._leave()  # a destructor may have dropped the exception
         except _Interruption:
             raise StoppedError(message) from None
