@@ -15,7 +15,7 @@ from typing import Any
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.model.hardware import Formats, choose_formats, computing_type
-from llmcls.model.loading import find_base_model, load_model
+from llmcls.model.loading import LOADING, find_base_model, load_model
 from llmcls.model.lora import merged
 from llmcls.runs.assembly import (
     Assembly,
@@ -63,7 +63,7 @@ def load_run(
     formats = choose_formats(assembly.settings)
     model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
     if not run.whole:
-        with warnings.catch_warnings():
+        with LOADING, warnings.catch_warnings():
             # PEFT asks for an attribute by a name that transformers calls deprecated.
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
             model = PeftModel.from_pretrained(model, run.lora_path)
