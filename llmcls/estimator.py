@@ -34,6 +34,7 @@ from llmcls.classifier import Classifier
 from llmcls.console import Reporter
 from llmcls.errors import LlmclsError, several
 from llmcls.labels import LabelSet
+from llmcls.model.loading import LOADING
 from llmcls.runs.run import Run
 from llmcls.runs.writing import check_free
 from llmcls.settings import Settings, make_settings
@@ -67,8 +68,11 @@ class _Trained:
 
     @cached_property
     def classifier(self) -> Classifier:
-        with _own_random_numbers():  # PEFT draws weights before it loads the trained ones
-            return Classifier.load(self.run, trust_remote_code=self.trust_remote_code)
+        with LOADING:  # by one thread, for all that ask at once
+            if "classifier" not in self.__dict__:
+                with _own_random_numbers():  # PEFT draws weights before it loads the trained ones
+                    self.__dict__["classifier"] = Classifier.load(self.run, trust_remote_code=self.trust_remote_code)
+            return self.__dict__["classifier"]  # type: ignore[no-any-return]
 
 
 class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

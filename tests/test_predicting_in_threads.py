@@ -17,7 +17,9 @@ from transformers import AutoModelForSequenceClassification
 from llmcls import Classifier, train
 from llmcls.console import Reporter
 from llmcls.engine.decoder import evaluating, settle
+from llmcls.estimator import _Trained
 from llmcls.records import Example, Prediction
+from llmcls.runs.run import Run
 from llmcls.settings import make_settings
 from llmcls.testing import build_tiny_model
 
@@ -177,3 +179,13 @@ def test_modes_are_restored_after_the_last_block(tiny_model_dir: Path) -> None:
     with evaluating(other), torch.no_grad():
         assert not any(module.training for module in other.modules())
     assert all(module.training for module in other.modules()), "whoever trains it on finds it in training mode"
+
+
+def test_loading_in_threads(trained: Path) -> None:
+    """A classifier each, and one for all: an estimator's, which is loaded when it is first asked."""
+    expected = Classifier.load(trained).predict_proba(TEXTS)
+    for found in together([lambda: Classifier.load(trained).predict_proba(TEXTS)] * 4):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    lazy = _Trained(Run.open(trained), None)
+    first, *others = together([lambda: lazy.classifier] * 4)
+    assert all(other is first for other in others)

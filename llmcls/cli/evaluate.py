@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmcls.evaluation.files import Report
-    from llmcls.runs.loading import describe_change
     from llmcls.runs.run import Run
 
 # What --before and --baseline are called in tables; in JSON and file names they keep the options' names.
@@ -202,6 +201,7 @@ def command(**options: Any) -> None:
     from llmcls.classifier import Classifier
     from llmcls.evaluation.files import write_metrics, write_predictions
     from llmcls.runs.assembly import check_run
+    from llmcls.runs.loading import describe_change
     from llmcls.runs.run import Run
 
     run = Run.open(request.run_path)

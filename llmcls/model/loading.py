@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 HEAD_SUFFIX = "ForSequenceClassification"
 """How transformers calls an architecture with a classification head."""
+LOADING = threading.RLock()
+"""Held while weights are loaded: transformers and PEFT change torch's own functions and random numbers meanwhile, which
+two threads that load at once would take from each other."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +244,7 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
         )
     elif settings.quantization == "8bit":
         quantization = BitsAndBytesConfig(load_in_8bit=True)
-    with _clear_errors(base.checkpoint), _new_weights(head):
+    with LOADING, _clear_errors(base.checkpoint), _new_weights(head):
         model = (AutoModelForCausalLM if head is None else _head_class(base)).from_pretrained(
             base.checkpoint,
             dtype=formats.dtype,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
 from llmcls.model.foreign import load_lora
-from llmcls.model.loading import find_base_model, load_model
+from llmcls.model.loading import LOADING, find_base_model, load_model
 from llmcls.model.lora import merged
 from llmcls.runs.assembly import (
     Assembly,
@@ -69,7 +69,8 @@ def load_run(
     formats = choose_formats(assembly.settings)
     model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
     if not run.whole:
-        model = load_lora(model, run.lora_path)
+        with LOADING:
+            model = load_lora(model, run.lora_path)
         if merge:
             model = merged(model)
     return Loaded(assembly, formats, model)
