@@ -14,13 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcls.answers import Form, Predictor, Wanted
-from llmcls.answers.form import (
-    Decision,
-    refuse_failures,
-    refuse_free,
-    refuse_label_mass,
-    refuse_without_probabilities,
-)
+from llmcls.answers.form import Decision
+from llmcls.answers.refusals import refuse_failures, refuse_free, refuse_label_mass, refuse_without_probabilities
 from llmcls.console import Reporter
 from llmcls.data.given import examples_from, labelled_from
 from llmcls.labels import LabelSet

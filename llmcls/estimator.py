@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,14 +25,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from llmcls.classifier import Classifier
 from llmcls.console import Reporter
-from llmcls.errors import LlmclsError, several
-from llmcls.labels import LabelSet
+from llmcls.data.arrays import InvalidInputError, as_texts, as_weights, class_names, has_several_labels
+from llmcls.errors import LlmclsError
 from llmcls.model.loading import LOADING
 from llmcls.runs.run import Run
 from llmcls.runs.writing import check_free
@@ -52,10 +51,6 @@ INAPPLICABLE_CHECKS: Mapping[str, str] = {
 scikit-learn feeds its checks numeric matrices, and leaves all of them out for an estimator whose tags say that it reads
 texts. The tests run them nevertheless, on a subclass that spells the rows of a matrix as texts.
 """
-
-
-class InvalidInputError(LlmclsError, ValueError):
-    """`X` or `y` cannot be used; also a `ValueError`, which is what scikit-learn's callers expect of bad input."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +179,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if y is None:
             raise InvalidInputError("LLMClassifier requires y to be passed, but the target y is None.")
         texts = self._texts(X)
-        if _has_several_labels(y):
+        if has_several_labels(y):
             raise InvalidInputError(
                 "y has several labels a row, but LLMClassifier learns one; use llmcls.train(data, settings={'task': "
                 "'multi_label'}) and llmcls.Classifier."
@@ -193,10 +188,10 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_consistent_length(texts, y)
         check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)
-        names = _names(classes)
+        names = class_names(classes)
         rows: list[dict[str, Any]] = [{"text": text, "label": names[at]} for text, at in zip(texts, codes, strict=True)]
         if sample_weight is not None:
-            for row, weight in zip(rows, _as_weights(sample_weight, len(rows)), strict=True):
+            for row, weight in zip(rows, as_weights(sample_weight, len(rows)), strict=True):
                 row["weight"] = weight
         folder = TemporaryDirectory(prefix="llmcls-") if self.output_dir is None else None
         path = Path(folder.name, "run") if folder else Path(str(self.output_dir))
@@ -287,7 +282,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _texts(self, X: Any) -> list[str]:  # noqa: N803
         """The texts of `X`, checked."""
-        return _as_texts(X)
+        return as_texts(X)
 
     def _classifier(self) -> Classifier:
         with _quiet(self.verbose):
@@ -348,67 +343,6 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def _trusted(run: Run) -> bool:
     """The caller's own word: `fit` wrote the run, and whoever loads a pickle has trusted that with more."""
     return run.settings.model.trust_remote_code
-
-
-def _has_several_labels(y: Any) -> bool:
-    """Whether `y` is an indicator matrix, or holds lists of classes."""
-    if isinstance(y, list | tuple) and any(
-        isinstance(classes, list | tuple | set) and len(classes) != 1 for classes in y
-    ):
-        return True
-    return bool(type_of_target(y) == "multilabel-indicator")
-
-
-def _as_texts(X: Any) -> list[str]:  # noqa: N803
-    if isinstance(X, str | bytes):
-        raise InvalidInputError("Give a list of texts, not one string: [text].")
-    values = np.asarray(X.to_numpy() if hasattr(X, "to_numpy") else X, dtype=object)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1:
-        raise InvalidInputError(
-            f"X has shape {values.shape}, but every row is one text; give one column, for example X['text'], or join "
-            "several into one."
-        )
-    problems = [
-        f"row {row} is {value!r:.40}, a {type(value).__name__}"
-        for row, value in enumerate(values)
-        if not isinstance(value, str)
-    ]
-    if problems:
-        raise InvalidInputError(several(problems, "X must hold strings", shown=5))
-    return [str(value) for value in values]
-
-
-def _as_weights(sample_weight: Any, rows: int) -> list[float]:
-    """(rows,) weights, checked as scikit-learn checks them."""
-    if isinstance(sample_weight, Real):
-        sample_weight = np.full(rows, float(sample_weight))
-    try:
-        weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError(f"sample_weight cannot be used, give a finite number a row: {error}") from error
-    problems = []
-    if weights.shape != (rows,):
-        problems.append(f"it has shape {weights.shape}, but there are {rows} rows; give a number a row, or one for all")
-    if (weights < 0).any():
-        problems.append(f"row {np.argmin(weights)} has {weights.min():g}, but a weight is 0 or more")
-    if not weights.any():
-        problems.append("all weights are zero, so that no row counts; give at least one above 0")
-    if problems:
-        raise InvalidInputError(several(problems, "sample_weight cannot be used"))
-    return [float(weight) for weight in weights]
-
-
-def _names(classes: npt.NDArray[Any]) -> tuple[str, ...]:
-    """What the model is taught to answer for each class: its text, as llmcls reads a label column."""
-    names = tuple(str(int(c)) if isinstance(c, float) and c.is_integer() else str(c) for c in classes.tolist())
-    if len(names) == 1:
-        raise InvalidInputError(f"y has 1 class, {names[0]!r}, but a classifier needs at least two.")
-    try:
-        return LabelSet.from_names(names).names
-    except LlmclsError as error:
-        raise InvalidInputError(f"The classes of y are the labels. {error}") from error
 
 
 def _plain(value: Any) -> Any:

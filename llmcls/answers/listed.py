@@ -11,16 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from llmcls.answers.form import (
-    Answered,
-    Figure,
-    ScoringPredictor,
-    Shown,
-    Undecided,
-    Wanted,
-    refuse_failed,
-    register,
-)
+from llmcls.answers.form import Answered, Figure, ScoringPredictor, Shown, Undecided, Wanted, register
+from llmcls.answers.refusals import refuse_failed
 from llmcls.answers.several import (
     COUNTED,
     LIMITS,

@@ -10,16 +10,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmcls.answers.form import (
-    Answered,
-    Figure,
-    ScoringPredictor,
-    Shown,
-    Undecided,
-    Wanted,
-    refuse_failed,
-    register,
-)
+from llmcls.answers.form import Answered, Figure, ScoringPredictor, Shown, Undecided, Wanted, register
+from llmcls.answers.refusals import refuse_failed
 from llmcls.errors import LlmclsError
 from llmcls.prompt.spelling import AnswerPlace, Spelled, refuse_equal_answers, tokenize_behind
 from llmcls.records import Example, Prediction

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from llmcls.answers.form import Answered, Decision, Figure, ScoringPredictor, Shown, Wanted, refuse_failed, register
+from llmcls.answers.form import Answered, Decision, Figure, ScoringPredictor, Shown, Wanted, register
+from llmcls.answers.refusals import refuse_failed
 from llmcls.answers.several import (
     LACKS,
     LIMITS,

@@ -123,7 +123,8 @@ class Request:
         Raises:
             LlmclsError: with what to leave out.
         """
-        from llmcls.answers.form import form_of, refuse_free
+        from llmcls.answers.form import form_of
+        from llmcls.answers.refusals import refuse_free
 
         if self.before or self.samples is not None:
             run.require_base_before()

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
 from llmcls.ahead import ENCODING, ahead
-from llmcls.answers.form import NOT_FINITE, REMEDY
+from llmcls.answers.refusals import NOT_FINITE, REMEDY
 from llmcls.cli.arriving import ArrivingRows
 from llmcls.data.inputs import BadRow, GoodRow, load_examples, show_values
 from llmcls.data.paths import has_scheme, to_path

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmcls.answers.form import Figure, Form, form_of, refuse_missing
+from llmcls.answers.form import Figure, Form, form_of
+from llmcls.answers.refusals import refuse_missing
 from llmcls.cli.formats import OutputFormat, format_of
 from llmcls.cli.outputs import FileOutput, StandardOutput, TableOutput, ThroughOutput
 from llmcls.cli.places import is_standard_output, writes_through
