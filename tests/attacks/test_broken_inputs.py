@@ -463,8 +463,8 @@ CASES: dict[str, tuple[Break, str]] = {
 
 
 @pytest.fixture(scope="module")
-def sources(_trained: dict[str, Path], tiny_model_dir: Path, tickets: Path) -> dict[str, Path]:
-    return {**_trained, "base": tiny_model_dir, "tickets": tickets}
+def sources(_strangers: dict[str, Path], tiny_model_dir: Path, tickets: Path) -> dict[str, Path]:
+    return {**_strangers, "base": tiny_model_dir, "tickets": tickets}
 
 
 @pytest.mark.parametrize("case", CASES)
