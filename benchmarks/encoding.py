@@ -95,7 +95,9 @@ def main() -> None:
     print("| tokenizer | template | whole, rows/s | window, rows/s | ratio | search, s |")
     print("|---|---|---|---|---|---|", flush=True)
     for name in options.tokenizers:
-        tokenizer = load_tokenizer(name) if name in MODELS else AutoTokenizer.from_pretrained(name)
+        tokenizer = (
+            load_tokenizer(name) if name in MODELS else AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        )
         adapter = base_models()[ADAPTERS.get(name, "auto")]
         for template in options.templates:
             cells = measure_one(tokenizer, adapter, template, options)

@@ -139,16 +139,12 @@ def find_card(path: Path) -> dict[str, Any] | None:
         card = json.loads((path / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return card if is_card(card) else None
+    return card if is_card(card) and isinstance(card["seal"], dict) else None
 
 
 def is_card(content: object) -> bool:
     """Whether the content of a `run.json` is one that llmcls wrote."""
-    return (
-        isinstance(content, dict)
-        and content.keys() >= {"format", "created", "base_model", "labels", "seal"}
-        and isinstance(content["seal"], dict)
-    )
+    return isinstance(content, dict) and content.keys() >= {"format", "created", "base_model", "labels", "seal"}
 
 
 def has_mark(folder: Path) -> bool:

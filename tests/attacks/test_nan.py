@@ -228,7 +228,9 @@ def test_the_command_lists_bad_rows(run: Path, tmp_path: Path, monkeypatch: pyte
     for command in (("predict", BAD[3]), ("predict", "--json", BAD[3])):
         failed = call(command[0], "--run", run, *command[1:])
         assert failed.code == 1 and len(failed.out.splitlines()) <= 1, "a header at most"
-        assert failed.err.count("\n") == 1 and "NaN or infinite" in failed.err, failed
+        *before, error = failed.err.splitlines()
+        assert error.startswith("Error: ") and "NaN or infinite" in error, failed
+        assert all(line.startswith("Predicting with") for line in before), failed
     labelled = tmp_path / "labelled.csv"
     labelled.write_text("text,label\n" + "".join(f"{text},billing\n" for text in MIXED), encoding="utf-8")
     failed = call("evaluate", "--run", run, "--data", labelled, "--output-dir", tmp_path / "evaluation")

@@ -190,5 +190,5 @@ def test_long_rows_are_encoded_and_taken_a_few_at_a_time(monkeypatch: pytest.Mon
     assert in_groups([]) == [[]] and encoder.encode(rows) == whole
 
     monkeypatch.setattr(predictions, "CHARACTERS_AT_ONCE", 1000)
-    take = predictions._cutter([GoodRow({}, row) for row in rows])
-    assert [len(taken) for taken in iter(lambda: take(3), [])] == [3, 1, 3]
+    walked = iter([GoodRow({}, row) for row in rows])
+    assert [len(taken) for taken in iter(lambda: predictions._take(walked, 3), [])] == [3, 1, 3]

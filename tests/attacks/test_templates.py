@@ -97,7 +97,7 @@ def test_templates_that_need_a_child_process_render_as_they_did() -> None:
     ).replace("loop_of(2) if false else ", "")
     template = PromptTemplate("long", source)
     template.try_out(LABELS)
-    assert not is_simple(template._tree, source, ("labels",))
+    assert not is_simple(template.syntax, source, ("labels",))
     plain = template.render(Example("abc"), LABELS).completion
     assert (
         "1200" in plain
