@@ -102,6 +102,8 @@ def find_base_model(settings: ModelSettings) -> BaseModel:
             f"'{checkpoint}' is a run, not a base model; predict with --run {checkpoint}, or train it on with "
             f"`llmcls train --base-model {checkpoint}`."
         )
+    if adapter is not None:
+        checkpoint = adapter.locate(settings.base_model)
     config = _read_config(checkpoint, settings)
     if settings.adapter:
         adapters = base_models()
