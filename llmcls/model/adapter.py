@@ -45,6 +45,7 @@ class BaseModelAdapter:
         checkpoints: short names for `--base-model` and the Hub id or folder each stands for.
         lora_target_modules: LoRA's default target modules, as PEFT takes them.
         learning_rate: the peak learning rate suggested for LoRA on this family.
+        full_learning_rate: the one suggested for training all weights.
     """
 
     name: str = "auto"
@@ -52,6 +53,7 @@ class BaseModelAdapter:
     checkpoints: Mapping[str, str] = {}
     lora_target_modules: Literal["all-linear"] | Sequence[str] = "all-linear"
     learning_rate: float = 2e-4
+    full_learning_rate: float = 2e-5  # a tenth of LoRA's, whose updates begin at nothing
 
     def fits(self, checkpoint: str, config: Mapping[str, Any]) -> bool:
         """Whether a checkpoint belongs to this family.
@@ -61,6 +63,16 @@ class BaseModelAdapter:
             config: the checkpoint's `config.json`.
         """
         return True
+
+    def locate(self, name: str) -> str:
+        """Where the checkpoint with the short name `name` is, when it is about to be read: a Hub id or a folder.
+
+        An adapter whose checkpoint comes from elsewhere fetches it here at the first use, after saying so.
+
+        Raises:
+            LlmclsError: when it cannot be fetched.
+        """
+        return self.checkpoints[name]
 
     def pad_token(self, tokenizer: PreTrainedTokenizerFast) -> str:
         """The token to pad with: never one that ends an answer.

@@ -134,6 +134,8 @@ def find_base_model(settings: ModelSettings) -> BaseModel:
         LlmclsError: when there is no such model, it is gated, or it is no causal LM.
     """
     checkpoint, adapter = find_checkpoint(settings)
+    if (named := short_names().get(settings.base_model)) is not None:
+        checkpoint = named[1].locate(settings.base_model)
     config = _read_config(checkpoint, settings)
     if adapter is None:
         # `auto` fits everything, so every other adapter is asked first.

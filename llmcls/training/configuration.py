@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from llmcls.model.adapter import BaseModelAdapter
 
 
-FULL_LEARNING_RATE = 2e-5
-"""Peak learning rate of full fine-tuning: a tenth of LoRA's, whose updates begin at nothing."""
-
-
 def make_config(
     settings: Settings, formats: Formats, adapter: BaseModelAdapter, folder: Path, has_validation: bool
 ) -> SFTConfig:
@@ -44,7 +40,7 @@ def make_config(
         LlmclsError: for a best checkpoint or early stopping without validation rows, and for what transformers refuses.
     """
     training = settings.training
-    suggested = FULL_LEARNING_RATE if training.tuning == "full" else adapter.learning_rate
+    suggested = adapter.full_learning_rate if training.tuning == "full" else adapter.learning_rate
     selects = training.load_best_model_at_end or training.early_stopping_patience is not None
     if selects and not has_validation:
         name = "load_best_model_at_end" if training.load_best_model_at_end else "early_stopping_patience"
