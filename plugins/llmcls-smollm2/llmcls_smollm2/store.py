@@ -147,9 +147,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     had_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # three bars for a few seconds
-    where = {"gguf_file": gguf.name, "trust_remote_code": False}
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
+    place, name = gguf.parent, gguf.name
+    tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=name, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=torch.float32, trust_remote_code=False)
     # The weights are ordinary ones from here on, and must not be taken for packed ones.
     model.hf_quantizer = None
     del model.config.quantization_config
