@@ -1,4 +1,4 @@
-"""How long a command takes that computes nothing much: one prediction, ten mistakes, the help.
+"""How long a command takes from its start to its end: small work, ten mistakes, the help.
 
     python benchmarks/start.py --repeats 5
     python benchmarks/start.py --against ../other-checkout
@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 COMMANDS = {
     "predict, one text": "predict --run run hello",
+    "predict, 1,000 texts": "predict --run run --input texts.csv",
+    "train, 30 steps": "train --data demo: --quantization none --set training.max_steps=30 --output-dir n --overwrite",
     "help": "--help",
     "version": "--version",
     "wrong column": "train --data ok.csv --label-column nope",
@@ -80,6 +82,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "ok.csv").write_text("text,label\na b,x\nc d,y\n", encoding="utf-8")
+        (folder / "texts.csv").write_text(
+            "text\n" + "".join(f"where is parcel {n}, please\n" for n in range(1000)), encoding="utf-8"
+        )
         (folder / "empty.csv").touch()
         measure(PREPARE, ROOT, folder)
         for _ in range(options.repeats):

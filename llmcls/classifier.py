@@ -302,7 +302,8 @@ class Classifier:
         if wanted.label_mass:
             refuse_label_mass(self.form, self.encoder.head)
         if isinstance(examples, EncodedRows):
-            yield from examples.score(self._predictor, wanted, self.world, advance)
+            found = examples.score(self._predictor, wanted, self.world, advance)
+            yield from found if mark_failures else refuse_failures(found, examples.rows)
             return
         yield from stream_predictions(
             examples,
@@ -401,7 +402,7 @@ class Classifier:
             yield self._like_this(self.assembly, self._decision, without_lora(self._model))
         else:
             loaded = load_base_before(self.run, Loaded(self.assembly, self.formats, self._model), base_model)
-            yield replace(self._make(loaded, self.prediction), world=self.world)
+            yield replace(self._make(loaded, self.prediction, self.run, self._decision), world=self.world)
 
     def _read(self, texts: Any) -> list[Example]:
         return examples_from(texts, self.run.card["data"]["text_columns"] if self.run else ())

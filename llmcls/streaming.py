@@ -28,12 +28,12 @@ class EncodedRows:
     """Rows, and the prompts of those that this process predicts.
 
     Attributes:
-        rows: how many rows there are, of all processes.
+        rows: the rows, of all processes.
         share: the prompts of rows r, r + size, ... in process r; or why a row has none, which is raised where they are
             scored, so that all processes hear of it.
     """
 
-    rows: int
+    rows: Sequence[Example]
     share: Sequence[EncodedPrompt] | LlmclsError
 
     @classmethod
@@ -41,9 +41,9 @@ class EncodedRows:
         """Encode this process's share; any thread may do so."""
         try:
             with ENCODING:
-                return cls(len(examples), encoder.encode(examples[world.rank :: world.size]))
+                return cls(examples, encoder.encode(examples[world.rank :: world.size]))
         except LlmclsError as error:
-            return cls(len(examples), error)
+            return cls(examples, error)
 
     def score(self, predictor: Predictor, wanted: Wanted, world: World, advance: Any = None) -> Iterable[Prediction]:
         """The predictions of all rows, in their order; every process must call it.
@@ -55,7 +55,7 @@ class EncodedRows:
             return []
         if world.size == 1:
             return predictor.predict(self._prompts(), wanted, advance)
-        return world.map(lambda _: list(predictor.predict(self._prompts(), wanted, advance)), range(self.rows))
+        return world.map(lambda _: list(predictor.predict(self._prompts(), wanted, advance)), range(len(self.rows)))
 
     def _prompts(self) -> Sequence[EncodedPrompt]:
         if isinstance(self.share, LlmclsError):

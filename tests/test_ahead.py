@@ -111,7 +111,7 @@ def test_an_unfinished_one_does_not_keep_the_program_from_ending() -> None:
 def encode(examples: Sequence[Any]) -> EncodedRows:
     if "broken" in examples:
         raise LlmclsError("This row cannot be encoded.")
-    return EncodedRows(len(examples), list(examples))
+    return EncodedRows(examples, list(examples))
 
 
 def score(rows: EncodedRows) -> list[Any]:

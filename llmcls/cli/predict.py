@@ -206,7 +206,9 @@ def _identify(
     if given.identity is None:
         return None
     encoder = classifier.encoder
+    separator = {"separator": classifier.assembly.settings.data.label_separator}
     return {
+        **(separator if classifier.form.rules.several else {}),
         "llmcls": __version__,
         **given.identity,
         "columns": [*header, request.format.kind, *["escaped formulas"] * request.escape_formulas],

@@ -13,7 +13,8 @@ from operator import attrgetter, is_
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
+
+from llmcls.model.wrapped import is_adapted
 
 _COUNTER, _MERGED = attrgetter("_version"), attrgetter("merged_adapters")
 _SWITCHES = attrgetter("disable_adapters", "active_adapters")
@@ -63,4 +64,4 @@ class WeightWatch:
         self._things = [thing for owner in owners for thing in owner.values()]
         self._weights = [weight for module in modules for weight in module._parameters.values() if weight is not None]
         self._counted = [weight for weight in self._weights if not weight.is_inference()]
-        self._lora = [module for module in modules if isinstance(module, BaseTunerLayer)]
+        self._lora = [module for module in modules if is_adapted(module)]

@@ -106,8 +106,8 @@ def load_base_before(run: Run, trained: Loaded, base_model: str | None = None) -
         LlmclsError: when the base model is gone, or another one.
     """
     own = trained.assembly.settings.model
-    allowed = {"trust_remote_code": own.trust_remote_code}
-    settings = run.settings.model.model_copy(update=allowed) if run.whole else own
+    held = {"trust_remote_code": own.trust_remote_code, "quantization": own.quantization}
+    settings = run.settings.model.model_copy(update=held) if run.whole else own
     if base_model:
         settings = settings.model_copy(update={"base_model": base_model})
     assembly = replace(trained.assembly, base=find_trained_base(settings, run))

@@ -10,10 +10,22 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 
-from llmcls.files import LockedError, locked
-from llmcls.runs.writing import CARD, IDENTITY, MARK, has_mark, lock_file, unfinished_folder
+from llmcls.errors import LlmclsError
+from llmcls.files import locked
+from llmcls.runs.writing import (
+    IDENTITY,
+    MARK,
+    delete,
+    find_card,
+    find_foreign,
+    has_identity,
+    has_mark,
+    lock_file,
+    unfinished_folder,
+)
 
 STATE = ("trainer", IDENTITY)
 """What an unfinished run goes on from; the finished one does without."""
@@ -31,21 +43,29 @@ def clear_remains(path: Path) -> None:
 
     Nothing is done while a process trains the run, nor where this one may not write.
     """
+    path = path.resolve()  # "." has no name
     if not _remains(path):
         return
     # They take room, and do no harm: who may only read the run is not to fail because of them.
-    with suppress(LockedError, OSError), locked(lock_file(path)):
+    with suppress(LlmclsError, OSError), locked(lock_file(path)):
         for kept in _remains(path):
             if kept == path:
                 remove_state(path)
             else:
-                shutil.rmtree(kept)
+                delete(kept)
+                if kept.name == path.name:
+                    kept.parent.rmdir()
 
 
 def _remains(path: Path) -> list[Path]:
-    """The run itself when its state is still there, and the run that it has replaced."""
-    if not (path / CARD).is_file():
+    """The run itself when its state is still there, and the run that it has replaced.
+
+    Only what llmcls has made, and where nobody has put anything besides.
+    """
+    if find_card(path) is None:
         return []
-    replaced = unfinished_folder(path)
-    is_replaced = has_mark(replaced) and not (replaced / IDENTITY).exists()
-    return [path] * ((path / IDENTITY).is_file() or has_mark(path)) + [replaced] * is_replaced
+    # Where the system cannot exchange two names, the replaced run was moved away first.
+    places = [unfinished_folder(path), *path.parent.glob(f".{escape(path.name)}.*/{escape(path.name)}")]
+    replaced = [place for place in places if has_mark(place) and not (place / IDENTITY).exists()]
+    own = has_identity(path) or has_mark(path)
+    return [path] * own + [place for place in replaced if find_foreign(place) is None]

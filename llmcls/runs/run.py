@@ -10,7 +10,6 @@ Evaluation adds `evaluation/` later, outside the seal.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ from typing import Any
 import yaml
 
 from llmcls.data.paths import path_exists
-from llmcls.errors import LlmclsError, LlmclsWarning, several
+from llmcls.errors import LlmclsError, several
 from llmcls.figures import finite, to_json
 from llmcls.files import read_bytes, read_json, read_text, replacing, sha256_of
 from llmcls.labels import Label, LabelSet
@@ -233,17 +232,6 @@ def write_card(
     seal[CARD] = card_digest(sealed)
     with replacing(folder / CARD, held=True) as file:  # last, and whole: it is what makes the folder a run
         file.write(to_json(sealed, indent=1))
-
-
-def list_runs(root: str | Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Every run below `root` (two levels), newest first, unverified; one that cannot be read is warned of."""
-    found = []
-    for path, card in find_runs(root):
-        if isinstance(card, str):
-            warnings.warn(f"'{path / CARD}' cannot be read: {card}.", LlmclsWarning, stacklevel=2)
-        else:
-            found.append((path, card))
-    return found
 
 
 def find_runs(root: str | Path) -> list[tuple[Path, dict[str, Any] | str]]:

@@ -22,7 +22,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from llmcls.errors import LlmclsError
-from llmcls.files import flush_folder, flush_tree
+from llmcls.files import draft_of, flush_folder, flush_tree, replacing
 from llmcls.settings import Settings
 
 CARD = "run.json"
@@ -81,7 +81,7 @@ def check_free(path: str | Path, overwrite: bool) -> None:
         raise LlmclsError(f"'{path}' exists already and is {kind}; choose another --output-dir.")
     if not overwrite:
         raise LlmclsError(f"'{path}' exists already; choose another --output-dir, or replace it with --overwrite.")
-    if strange := _find_foreign(path, card["seal"]):
+    if strange := find_foreign(path, card["seal"]):
         raise LlmclsError(
             f"'{path}' holds '{strange}', which llmcls did not write, so --overwrite will not delete it; move it away, "
             "or choose another --output-dir."
@@ -125,11 +125,12 @@ def check_unfinished(path: str | Path) -> None:
     )
     if folder.is_symlink() or not folder.is_dir():
         raise LlmclsError(f"'{folder}' is not a folder of llmcls, {advice}")
-    if not any(file.is_symlink() or not file.is_dir() for file in folder.rglob("*")):
+    draft = draft_of(folder / MARK)
+    if not any((file.is_symlink() or not file.is_dir()) and file != draft for file in folder.rglob("*")):
         return  # nothing would be lost
-    if not (has_mark(folder) or _has_identity(folder)):  # a finished run may be called so as well
+    if not (has_mark(folder) or has_identity(folder)):  # a finished run may be called so as well
         raise LlmclsError(f"'{folder}' was not made by llmcls, {advice}")
-    if strange := _find_foreign(folder):
+    if strange := find_foreign(folder):
         raise LlmclsError(f"'{folder}' holds '{strange}', which llmcls did not write, {advice}")
 
 
@@ -155,7 +156,7 @@ def has_mark(folder: Path) -> bool:
         return False
 
 
-def _has_identity(folder: Path) -> bool:
+def has_identity(folder: Path) -> bool:
     """Whether there is what unfinished runs are recognised by that an older version has made, without the mark."""
     try:
         content = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
@@ -164,7 +165,7 @@ def _has_identity(folder: Path) -> bool:
     return isinstance(content, dict) and content.keys() >= {"effective batch", "rows of data"}
 
 
-def _find_foreign(folder: Path, seal: Collection[str] = ()) -> str | None:
+def find_foreign(folder: Path, seal: Collection[str] = ()) -> str | None:
     """Something in a folder that no run has; None where there is no such thing.
 
     What lies in the folders that grow (evaluations, the trainer's own) is not looked at.
@@ -202,9 +203,9 @@ def writing(path: str | Path, overwrite: bool = False, keep: bool = False) -> It
     folder = unfinished_folder(path)
     try:
         if not keep and folder.exists():
-            _delete(folder)
+            delete(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MARK).write_text(MARKED, encoding="utf-8")
+        _mark(folder)
     except OSError as error:
         raise no_place(path, error) from error
     yield folder
@@ -266,7 +267,7 @@ def _take_name(folder: Path, path: Path) -> None:
         folder.rename(path)
     elif path.exists():
         # Else nobody could tell the replaced run from one that is called so, if this process is killed now.
-        (path / MARK).write_text(MARKED, encoding="utf-8")
+        _mark(path)
         _replace(folder, path)
     else:
         folder.rename(path)
@@ -274,17 +275,25 @@ def _take_name(folder: Path, path: Path) -> None:
 
 def _replace(folder: Path, path: Path) -> None:
     if _exchange(folder, path):
-        _delete(folder)
+        delete(folder)
         return
     replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     path.rename(replaced / path.name)
     folder.rename(path)
-    shutil.rmtree(replaced)
+    delete(replaced / path.name)
+    replaced.rmdir()
 
 
-def _delete(folder: Path) -> None:
+def _mark(folder: Path) -> None:
+    """Say in a folder that llmcls has made it; a kill leaves the whole mark or none."""
+    if not has_mark(folder):
+        with replacing(folder / MARK, held=True) as file:
+            file.write(MARKED)
+
+
+def delete(folder: Path) -> None:
     """Delete a folder of ours; its mark goes last, so that what a killed process leaves of it is known as ours."""
-    (folder / MARK).write_text(MARKED, encoding="utf-8")
+    _mark(folder)
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -236,7 +236,8 @@ def _read(job: Job) -> _Material:
     """
     settings = job.settings
     check_free(job.path, job.overwrite)
-    check_unfinished(job.path)
+    if launched_rank() == 0:  # which alone writes there, and may just be clearing it
+        check_unfinished(job.path)
     check_not_read(job.path, (settings.data.source, settings.prompt.template, settings.model.base_model))
     backend = requested_backend()
     if job.start is not None:

@@ -156,12 +156,13 @@ def test_a_fact_of_the_data_is_said_once(data: Any, settings: Any, fact: str, ac
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter(action, LlmclsWarning)
         resolved: Settings = make_settings(settings)
-        splits = read_data(resolved, data, heard)  # type: ignore[arg-type]
+        read = read_data(resolved, data)
+        read.tell(heard)  # type: ignore[arg-type]
     said = [*heard.notes, *(str(warning.message) for warning in caught)]
     doubt = action == "ignore" and "two labels" in fact  # which is a warning only
     assert sum(fact in message for message in said) == (0 if doubt else 1)
-    assert len(said) == len(set(said)) >= len(splits.notes)
-    assert all(fact in note for note in splits.notes if note in fact)
+    assert len(said) == len(set(said)) >= len(read.splits.notes)
+    assert all(fact in note for note in read.splits.notes if note in fact)
 
 
 def test_reading_data_by_itself_warns_as_ever() -> None:

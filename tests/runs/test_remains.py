@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,7 @@ from llmcls.errors import LlmclsError
 from llmcls.runs.claim import claiming
 from llmcls.runs.remains import clear_remains
 from llmcls.runs.run import Run
+from llmcls.runs.writing import MARK, MARKED, check_unfinished
 
 FORMATS = Path(__file__).parent / "formats"
 
@@ -23,7 +27,7 @@ def run(tmp_path: Path) -> Path:
     shutil.copytree(source, tmp_path / "run")
     (tmp_path / "run" / "trainer" / "checkpoint-2").mkdir(parents=True)
     (tmp_path / "run" / "trainer" / "checkpoint-2" / "optimizer.pt").write_bytes(b"0" * 100)
-    (tmp_path / "run" / "resume.json").write_text("{}")
+    (tmp_path / "run" / "resume.json").write_text('{"effective batch": 8, "rows of data": "x"}')
     return tmp_path / "run"
 
 
@@ -55,7 +59,59 @@ def test_the_run_that_was_replaced_goes_and_one_that_is_trained_stays(run: Path)
     assert "trainer" in names(replaced) and "trainer" not in names(run), "it has a resume.json: it can go on"
     (replaced / "resume.json").unlink()
     clear_remains(run)
+    assert names(run.parent) == {"run", "run.unfinished"}, "a run may be called so"
+    (replaced / MARK).write_text(MARKED)
+    (replaced / "notes.txt").write_text("mine")
+    clear_remains(run)
+    assert names(run.parent) == {"run", "run.unfinished"}, "somebody has put something there"
+    (replaced / "notes.txt").unlink()
+    clear_remains(run)
     assert names(run.parent) == {"run"}
+
+
+def test_another_programs_folder_stays_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "exp"
+    (folder / "trainer").mkdir(parents=True)
+    for name in ("run.json", "resume.json", "unfinished.txt", "trainer/precious.txt"):
+        (folder / name).write_text("{}")
+    clear_remains(folder)
+    assert {path.name for path in folder.rglob("*")} == {
+        *("run.json", "resume.json", "unfinished.txt", "trainer", "precious.txt")
+    }
+
+
+def test_a_run_is_opened_from_within_and_beside_a_file_called_as_its_lock(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.with_name("run.lock").write_text("hello")
+    Run.open(run)
+    monkeypatch.chdir(run)
+    Run.open(".")
+    assert "trainer" in names(run) and run.with_name("run.lock").read_text() == "hello"
+
+
+@pytest.mark.parametrize("left", range(1, 12))
+def test_a_kill_while_clearing_leaves_what_the_next_one_clears(
+    run: Path, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced = run.with_name("run.unfinished")
+    shutil.copytree(run, replaced)
+    (replaced / "resume.json").unlink()
+    (replaced / MARK).write_text(MARKED)
+    unlink, budget = os.unlink, [left]
+
+    def dying(*arguments: Any, **options: Any) -> None:
+        budget[0] -= 1
+        if budget[0] < 0:
+            raise KeyboardInterrupt
+        unlink(*arguments, **options)
+
+    with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+        patched.setattr(os, "unlink", dying)
+        clear_remains(run)
+    check_unfinished(run)
+    clear_remains(run)
+    assert names(run.parent) - {"run.lock"} == {"run"}
 
 
 def test_a_folder_that_is_not_a_run_and_a_damaged_run_are_left_alone(run: Path) -> None:

@@ -20,7 +20,7 @@ from llmcls.labels import LabelSet
 from llmcls.prompt.shots import Shots
 from llmcls.prompt.template import PromptTemplate
 from llmcls.records import Example
-from llmcls.runs.run import Run, list_runs, write_card
+from llmcls.runs.run import Run, find_runs, write_card
 from llmcls.runs.writing import explaining_writes, writing
 from llmcls.settings import Settings
 from llmcls.testing import build_tiny_model, build_tiny_tokenizer
@@ -146,7 +146,7 @@ def test_what_is_in_the_way(tmp_path: Path) -> None:
 def test_the_list_is_newest_first(tmp_path: Path) -> None:
     for name, created in (("b", "2030"), ("group/c", "2031"), ("a", "2029"), (".hidden/x", "2040")):
         write_run(tmp_path / name, created=created)
-    assert [path.relative_to(tmp_path).as_posix() for path, _ in list_runs(tmp_path)] == ["group/c", "b", "a"]
+    assert [path.relative_to(tmp_path).as_posix() for path, _ in find_runs(tmp_path)] == ["group/c", "b", "a"]
 
 
 @pytest.mark.slow
