@@ -310,7 +310,7 @@ class Classifier:
             size=_CHUNK * self.world.size,
             encode=self.encode,
             score=lambda rows: rows.score(self._predictor, wanted, self.world, advance),
-            check=(lambda found, *_: found) if mark_failures else refuse_failures,
+            **({} if mark_failures else {"check": refuse_failures}),
         )
 
     def encode(self, examples: Sequence[Example]) -> EncodedRows:

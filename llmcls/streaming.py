@@ -69,7 +69,7 @@ def stream_predictions(
     size: int,
     encode: Callable[[Sequence[Example]], EncodedRows],
     score: Callable[[EncodedRows], Iterable[Prediction]],
-    check: Callable[[Iterable[Prediction], Sequence[Example], int], Iterable[Prediction]],
+    check: Callable[[Iterable[Prediction], Sequence[Example], int], Iterable[Prediction]] = lambda found, *_: found,
 ) -> Iterator[Prediction]:
     """Predict examples `size` at a time, in their order.
 

@@ -186,6 +186,6 @@ def test_loading_in_threads(trained: Path) -> None:
     expected = Classifier.load(trained).predict_proba(TEXTS)
     for found in together([lambda: Classifier.load(trained).predict_proba(TEXTS)] * 4):
         np.testing.assert_allclose(found, expected, atol=1e-6)
-    lazy = _Trained(Run.open(trained), None)
+    lazy = _Trained(Run.open(trained), None, False)
     first, *others = together([lambda: lazy.classifier] * 4)
     assert all(other is first for other in others)

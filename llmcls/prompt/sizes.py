@@ -16,7 +16,7 @@ CHARACTERS = 2_000_000
 
 def in_groups(examples: Sequence[Example]) -> list[Sequence[Example]]:
     """The rows in their order; nearly always they are one group."""
-    sizes = [len(row.text) + sum(map(len, row.fields.values())) for row in examples]
+    sizes = [len(str(row.text)) + sum(map(len, row.fields.values())) for row in examples]
     if sum(sizes) <= CHARACTERS:
         return [examples]
     groups: list[Sequence[Example]] = []

@@ -246,7 +246,7 @@ def find_runs(root: str | Path) -> list[tuple[Path, dict[str, Any] | str]]:
         try:
             card = read_json(file, "File")
         except LlmclsError as error:
-            found.append((file.parent, f"its {CARD} cannot be read ({why_unread(error)})"))
+            found.append((file.parent, f"its {CARD} is damaged ({why_unread(error)})"))
             continue
         if not is_card(card):
             continue  # another program's

@@ -160,7 +160,8 @@ def writing_checkpoint(checkpoint: Path) -> Iterator[Path]:
         if not is_write_failure(error):
             raise
         shutil.rmtree(checkpoint, ignore_errors=True)
-        reason = (isinstance(error, OSError) and error.strerror) or "writing failed"
+        said = str(error) if "os error" in str(error) else "writing failed"  # torch names its own source file
+        reason = (isinstance(error, OSError) and error.strerror) or said
         free = shutil.disk_usage(checkpoint.parent).free / 1e6
         older = next((path for path in _checkpoints(checkpoint.parent) if (path / SEAL).is_file()), None)
         goes_on = f"goes on from '{older.name}'" if older else "begins anew"

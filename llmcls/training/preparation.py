@@ -151,8 +151,9 @@ def check_class_weights(wanted: str | dict[str, float], labels: LabelSet) -> Non
     Raises:
         LlmclsError: naming the first.
     """
+    known = set(labels.names)
     for name in wanted if isinstance(wanted, dict) else ():
-        if name not in labels.names:
+        if name not in known:
             raise LlmclsError(f"training.class_weights: {unknown('label', name, labels.names)}")
 
 

@@ -88,8 +88,8 @@ def test_the_classifier(run: Path) -> None:
         assert prediction.probability == pytest.approx(np.prod(decided), abs=1e-6)
     with pytest.raises(LlmclsError, match="Label mass is for single labels"):
         classifier.classify([Example("x")], label_mass=True)
-    with classifier.untrained():
-        assert abs(classifier.predict_proba(TEXTS) - p).max() > 1e-3
+    with classifier.untrained() as before:
+        assert abs(before.predict_proba(TEXTS) - p).max() > 1e-3
     with pytest.raises(LlmclsError, match="'greedy' does not answer yes or no"):
         Classifier.load(run, prediction=make_settings({"prediction": {"method": "greedy"}}).prediction)
 

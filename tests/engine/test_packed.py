@@ -176,7 +176,7 @@ def test_the_prefix_is_computed_once(monkeypatch):
     prefix = tuple(range(3, 83))
     own = [prompts_of(3, seed=seed, prefix=()) for seed in range(3)]
     own = [[[90 + at, *row] for at, row in enumerate(rows)] for rows in own]
-    branch = len(scorer._plan(False).branch.tokens)
+    branch = len(scorer.plan(full=False).branch.tokens)
     for rows in own:
         scorer.score([[*prefix, *row] for row in rows])
     assert fed == [80, *(sum(map(len, rows)) + 3 * branch for rows in own)]
@@ -189,7 +189,7 @@ def test_one_text_at_a_time_shares_what_the_calls_repeat(monkeypatch):
     monkeypatch.setattr(
         scorer.decoder, "hidden", lambda tokens, *rest: (fed.append(len(tokens)), hidden(tokens, *rest))[1]
     )
-    branch = len(scorer._plan(False).branch.tokens)
+    branch = len(scorer.plan(full=False).branch.tokens)
     for turn in range(4):
         prompt = [*range(3, 43), 50 + turn, 60, 61]
         scores = scorer.score([prompt])

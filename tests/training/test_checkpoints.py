@@ -34,7 +34,7 @@ def test_a_checkpoint_whose_best_one_is_damaged_cannot_keep_the_best(trainer: Pa
 
 def test_what_the_killed_attempt_wrote_does_not_come_into_the_run(trainer: Path) -> None:
     folder = trainer.parent
-    (folder / ".run.json.tmp").write_text("half a ca")
+    (folder / ".run.json.llmcls.tmp").write_text("half a ca")
     (folder / "run.json").write_text("{}")
     for name in ("adapter", "tokenizer", "tensorboard"):
         (folder / name).mkdir()

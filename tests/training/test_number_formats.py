@@ -21,7 +21,7 @@ from llmcls.training.checkpoints import differences
 
 def test_a_cpu_with_bfloat16_trains_in_it(fit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     identities: list[Any] = []
-    monkeypatch.setattr("llmcls.training.train.record_identity", lambda _, identity: identities.append(identity))
+    monkeypatch.setattr("llmcls.training.unfinished.record_identity", lambda _, identity: identities.append(identity))
     for has in (True, False):
         monkeypatch.setattr("llmcls.model.hardware.multiplies_bfloat16", lambda has=has: has)
         trained = fit({"model.quantization": "none", "training.max_steps": 1})
