@@ -7,6 +7,7 @@ import os
 import platform
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before anything imports huggingface_hub, tokenizers or torch, which read these once.
@@ -16,6 +17,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if platform.machine() in ("x86_64", "AMD64"):
     # The same sums on every machine, in this process and all that tests start: CPUs with bfloat16 would train in it.
     os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+
+# How long an example takes says nothing where other tests share the cores.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 ROOT = Path(__file__).resolve().parents[1]
 
