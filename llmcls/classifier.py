@@ -296,7 +296,8 @@ class Classifier:
         """Predict examples in constant memory and in input order; arguments as in `classify`.
 
         From the second chunk on they are read a chunk ahead, which a thread encodes while the model scores the one
-        before. What `encode` gave is one chunk.
+        before. What `encode` gave is one chunk. With `mark_failures`, an example whose scores are NaN or infinite has a
+        `Prediction` that is `failed`; else all of them in a chunk are an error.
         """
         wanted = Wanted(label_mass or self.prediction.min_label_mass > 0, probabilities)
         if wanted.label_mass:
