@@ -154,7 +154,7 @@ def test_a_classifier_merges_unless_asked(run: Path, tiny_model_dir: Path) -> No
     after = apart.predict_proba(TEXTS)
     np.testing.assert_allclose(np.log(one.predict_proba(TEXTS)), np.log(after), atol=2e-5)
     with one.untrained() as base, apart.untrained() as shared:
-        assert base.run is None and shared._model is not apart._model
+        assert base.run is one.run and shared._model is not apart._model
         before = shared.predict_proba(TEXTS)
         np.testing.assert_allclose(base.predict_proba(TEXTS), before, atol=1e-6)
     assert abs(before - after).max() > 1e-3

@@ -156,7 +156,7 @@ def test_a_kill_at_any_step_of_writing_leaves_the_old_run_or_the_new_one(tmp_pat
     old = write_run(path).card
     outcomes = []
     finished = False
-    for step in range(1, 60):
+    for step in range(1, 120):
         child = os.fork()
         if child == 0:  # a copy of this process is quicker than a new one by seconds
             try:
