@@ -43,8 +43,14 @@ def time_texts(name: str, model_name: str, options: argparse.Namespace) -> None:
     """Print one workload's figures."""
     rows = load_workload(name, load_tokenizer(options.model if options.model == "nano" else "tinyllama"), options.texts)
     texts = [text[text.index("\nText: ") + 7 : -len("\nLabel:")] for text in rows.texts]
+    # A real shape has a tokenizer here that is not its own.
+    adapter = {"adapter": "auto"} if options.shape else {}
     settings = make_settings(
-        {"model": {"quantization": "none"}, "prediction": {"method": options.method}, "prompt": {"max_length": 2048}}
+        {
+            "model": {"quantization": "none", **adapter},
+            "prediction": {"method": options.method},
+            "prompt": {"max_length": 2048},
+        }
     )
     classifier = Classifier.zero_shot(model_name, rows.labels, settings=settings)
     prompts = [prompt.input_ids for prompt in classifier.encoder.encode([Example(text) for text in texts])]
