@@ -313,9 +313,9 @@ def drill(bench: Bench, kind: str, chance: random.Random, tally: Tally, kills: i
         tally.first = tally.first or f"{kind} did not end well ({codes}): {_said(bench, kind)}"
         return
     left = sorted(path.name for path in out.parent.iterdir() if path.name not in (out.name, f"{out.name}.lock"))
-    found = difference(bench.expected[kind], outcome(out))
-    if found is None and kind != "predict":
-        found = _opened(out, left)
+    # First, for a kill may have come when the run had its name already.
+    found = _opened(out, left) if kind != "predict" else None
+    found = found or difference(bench.expected[kind], outcome(out))
     if found is not None:
         tally.first = tally.first or f"{kind}: {found}"
     tally.rounds[kind] += 1
@@ -327,7 +327,7 @@ def _opened(out: Path, left: list[str]) -> str | None:
     from llmcls.runs.run import Run
 
     Run.open(out)
-    remains = [name for name in ("trainer", "resume.json") if (out / name).exists()] + left
+    remains = [name for name in ("trainer", "resume.json", "unfinished.txt") if (out / name).exists()] + left
     return f"this is left behind: {remains}" if remains else None
 
 
