@@ -302,17 +302,16 @@ class Classifier:
         wanted = Wanted(label_mass or self.prediction.min_label_mass > 0, probabilities)
         if wanted.label_mass:
             refuse_label_mass(self.form, self.encoder.head)
+
+        def score(rows: EncodedRows, begun: int = 0) -> Iterable[Prediction]:
+            found = rows.score(self._predictor, wanted, self.world, advance)
+            return found if mark_failures else refuse_failures(found, rows.rows, begun)
+
         if isinstance(examples, EncodedRows):
-            found = examples.score(self._predictor, wanted, self.world, advance)
-            yield from found if mark_failures else refuse_failures(found, examples.rows)
+            yield from score(examples)
             return
-        yield from stream_predictions(
-            examples,
-            size=_CHUNK * self.world.size,
-            encode=self.encode,
-            score=lambda rows: rows.score(self._predictor, wanted, self.world, advance),
-            **({} if mark_failures else {"check": refuse_failures}),
-        )
+        size = _CHUNK * self.world.size
+        yield from stream_predictions(examples, size=size, encode=self.encode, score=score)
 
     def encode(self, examples: Sequence[Example]) -> EncodedRows:
         """Rows as tokens, for `stream`; another thread may do this while the model is busy with the rows before."""

@@ -241,6 +241,14 @@ def read_json(path: str | Path, kind: str) -> Any:
     raise LlmclsError(f"{kind} '{path}' cannot be read: it is {what}; restore it.")
 
 
+def find_json(path: str | Path) -> Any:
+    """What a JSON file holds, to tell whose it is; None where there is none, or something else."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number of JSON")
 

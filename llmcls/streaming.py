@@ -68,8 +68,7 @@ def stream_predictions(
     *,
     size: int,
     encode: Callable[[Sequence[Example]], EncodedRows],
-    score: Callable[[EncodedRows], Iterable[Prediction]],
-    check: Callable[[Iterable[Prediction], Sequence[Example], int], Iterable[Prediction]] = lambda found, *_: found,
+    score: Callable[[EncodedRows, int], Iterable[Prediction]],
 ) -> Iterator[Prediction]:
     """Predict examples `size` at a time, in their order.
 
@@ -81,20 +80,21 @@ def stream_predictions(
         examples: the rows.
         size: rows of a chunk.
         encode: a chunk as tokens.
-        score: the predictions of such a chunk.
-        check: called with a chunk's predictions, its examples and how many came before; gives the predictions on.
+        score: the predictions of such a chunk; it is told how many examples came before.
     """
     chunks, begun = _Chunks(iter(examples), size), 0
     if chunk := chunks.take():
-        yield from check(score(encode(chunk)), chunk, begun)
-    if following := chunks.take():
+        yield from score(encode(chunk), begun)
+        begun += len(chunk)
+    if chunk := chunks.take():
         with ThreadPoolExecutor(1, "llmcls-encode") as pool:
-            encoded = encode(following)
-            while following:
-                begun, chunk, following = begun + len(chunk), following, chunks.take()
-                ahead = pool.submit(encode, following)
-                yield from check(score(encoded), chunk, begun)
-                encoded = ahead.result()
+            encoded = encode(chunk)
+            while chunk := chunks.take():
+                following = pool.submit(encode, chunk)
+                yield from score(encoded, begun)
+                begun += len(encoded.rows)
+                encoded = following.result()
+            yield from score(encoded, begun)
     chunks.complain()
 
 

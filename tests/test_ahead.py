@@ -114,7 +114,7 @@ def encode(examples: Sequence[Any]) -> EncodedRows:
     return EncodedRows(examples, list(examples))
 
 
-def score(rows: EncodedRows) -> list[Any]:
+def score(rows: EncodedRows, _begun: int) -> list[Any]:
     return list(rows._prompts())
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcls.cli.predictions import Tally
-from llmcls.files import flush, replacing
+from llmcls.files import find_json, flush, replacing
 
 MARK = "journal of an unfinished prediction"
 """What `llmcls` says in a journal; those of older versions lack it, and have no digests."""
@@ -87,10 +87,7 @@ class Journal:
 
     def is_own(self) -> bool:
         """Whether the file is a journal at all: by its mark, or by what those of older versions hold."""
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-        except (ValueError, OSError):
-            return False
+        content = find_json(self.path)
         if not isinstance(content, dict):
             return False
         return content.get("llmcls") == MARK or content.keys() == {"tally", "sizes", "identity"}

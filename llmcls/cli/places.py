@@ -7,7 +7,6 @@ writes_through(Path("/dev/null"))                  # a device, a pipe: there is 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from llmcls.data.inputs import BadRow
 from llmcls.errors import LlmclsError
+from llmcls.files import find_json
 
 _DESCRIPTOR = re.compile(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/[^/]+/fd/\d+")
 
@@ -104,10 +104,7 @@ is_table_of_rows = begins_with(("source", "text", "label"))
 
 def is_metrics(path: Path) -> bool:
     """Whether a file holds the figures that `evaluate` writes."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
+    content = find_json(path)
     return isinstance(content, dict) and content.keys() >= {"labels", "per_class", "rows"}
 
 

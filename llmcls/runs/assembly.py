@@ -212,11 +212,7 @@ def check_run(
     # What is checked of training says nothing of prediction: a run of all weights may be held in 4 bits.
     held = make_settings({"model": model_settings.model_dump(), "lora": run.settings.lora.model_dump()}).model
     used = find_template(template) if template else run.template
-    if used.uses("shots") and not run.shots.examples:
-        raise LlmclsError(
-            f"Template '{used.name}' shows solved examples, but run '{run.path}' was trained without any and keeps "
-            "none; choose another template, or train with this one."
-        )
+    check_shots(used, run.shots, f"run '{run.path}'")
     with nullcontext() if run.whole or not verify else _needing_base(run):
         find_checkpoint(held)
     return held, used
@@ -357,7 +353,7 @@ def _load_parts(run: Run, settings: ModelSettings, *, verify: bool = True) -> tu
     return base, load_saved_tokenizer(run.tokenizer_path, allowed)
 
 
-def check_shots(template: PromptTemplate, shots: Shots) -> None:
+def check_shots(template: PromptTemplate, shots: Shots, whose: str = "this classifier") -> None:
     """Refuse to ask a trained classifier with a template that needs more than it has kept.
 
     Raises:
@@ -365,7 +361,7 @@ def check_shots(template: PromptTemplate, shots: Shots) -> None:
     """
     if template.uses("shots") and not shots.examples:
         raise LlmclsError(
-            f"Template '{template.name}' shows solved examples, but this classifier was trained without any and "
+            f"Template '{template.name}' shows solved examples, but {whose} was trained without any and "
             "keeps none; choose another template, or train with this one."
         )
 

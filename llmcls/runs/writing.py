@@ -8,7 +8,6 @@ with explaining_writes(folder): ...                # a full disk is one sentence
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import shutil
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from llmcls.errors import LlmclsError
-from llmcls.files import draft_of, flush_folder, flush_tree, replacing
+from llmcls.files import draft_of, find_json, flush_folder, flush_tree, replacing
 from llmcls.settings import Settings
 
 CARD = "run.json"
@@ -136,10 +135,7 @@ def check_unfinished(path: str | Path) -> None:
 
 def find_card(path: Path) -> dict[str, Any] | None:
     """What `run.json` says, unverified; None where there is none, or another program's: others use the name, too."""
-    try:
-        card = json.loads((path / CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
+    card = find_json(path / CARD)
     return card if is_card(card) and isinstance(card["seal"], dict) else None
 
 
@@ -158,10 +154,7 @@ def has_mark(folder: Path) -> bool:
 
 def has_identity(folder: Path) -> bool:
     """Whether there is what unfinished runs are recognised by that an older version has made, without the mark."""
-    try:
-        content = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
+    content = find_json(folder / IDENTITY)
     return isinstance(content, dict) and content.keys() >= {"effective batch", "rows of data"}
 
 

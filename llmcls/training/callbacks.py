@@ -10,7 +10,7 @@ for line in describe_outcome(trainer): reporter.say(line)
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
@@ -238,12 +238,27 @@ def _nothing_learned(state: Any) -> LlmclsError:
     )
 
 
+Kind = TypeVar("Kind", bound=TrainerCallback)
+
+
+def find_callback(trainer: Any, kind: type[Kind]) -> Kind | None:
+    """The trainer's callback of this kind, if it has one; `Trainer` makes it anew when it goes on from a checkpoint."""
+    return next((each for each in trainer.callback_handler.callbacks if isinstance(each, kind)), None)
+
+
+def the_callback(trainer: Any, kind: type[Kind]) -> Kind:
+    """The same, for one that every `LabelTrainer` has."""
+    found = find_callback(trainer, kind)
+    assert found is not None
+    return found
+
+
 def describe_outcome(trainer: Watched) -> list[str]:
     """When training ended early and which checkpoint is kept, one line each, with the reason."""
     args, state = trainer.args, trainer.state
     lines = []
     if state.global_step < state.max_steps:
-        patience = next(c for c in trainer.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback))
+        patience = the_callback(trainer, EarlyStoppingCallback)
         lines.append(
             f"Stopped early after step {state.global_step} of {state.max_steps}: no better "
             f"{args.metric_for_best_model} in {patience.early_stopping_patience_counter} evaluations "

@@ -2,7 +2,7 @@
 
 trainer.add_callback(SoFar())                          # its figures travel in the checkpoint
 trainer.add_callback(ContinuityCallback(trainer))      # and are set when training goes on
-so_far(trainer).note(trainer)                          # before a checkpoint is written
+the_callback(trainer, SoFar).note(trainer)             # before a checkpoint is written
 
 transformers restores weights, optimizer, schedule, random state and log. It forgets the losses since the last log line,
 the sum that `train_loss` is made of, which step was the first one, and that a training had ended: it would train on.
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
+
+from llmcls.training.callbacks import find_callback, the_callback
 
 if TYPE_CHECKING:
     from llmcls.settings import TrainingSettings
@@ -66,20 +68,10 @@ class ContinuityCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """`Trainer` has set everything to its beginning, and forgotten whether training had stopped."""
-        so_far(self._trainer).restore(self._trainer)
-        stopper = early_stopper(self._trainer)
+        the_callback(self._trainer, SoFar).restore(self._trainer)
+        stopper = find_callback(self._trainer, EarlyStoppingCallback)
         tired = stopper is not None and stopper.early_stopping_patience_counter >= stopper.early_stopping_patience
         control.should_training_stop |= tired or state.global_step >= state.max_steps
-
-
-def so_far(trainer: LabelTrainer) -> SoFar:
-    """The trainer's `SoFar`; `Trainer` makes a new one when it goes on from a checkpoint."""
-    return next(each for each in trainer.callback_handler.callbacks if isinstance(each, SoFar))
-
-
-def early_stopper(trainer: Any) -> EarlyStoppingCallback | None:
-    """What ends training early, if anything does."""
-    return next((each for each in trainer.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)), None)
 
 
 def settle_state(trainer: LabelTrainer, checkpoint: str | Path, training: TrainingSettings) -> None:
@@ -92,7 +84,7 @@ def settle_state(trainer: LabelTrainer, checkpoint: str | Path, training: Traini
     if state.best_global_step:
         best = Path(checkpoint).parent / f"checkpoint-{state.best_global_step}"
         state.best_model_checkpoint = str(best) if best.is_dir() else None
-    stopper = early_stopper(trainer)
+    stopper = find_callback(trainer, EarlyStoppingCallback)
     if stopper is not None and training.early_stopping_patience is not None:
         stopper.early_stopping_patience = training.early_stopping_patience
         stopper.early_stopping_threshold = training.early_stopping_threshold

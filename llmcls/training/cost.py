@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from llmcls.model.hardware import Formats, hardware_name, peak_memory
+from llmcls.training.callbacks import the_callback
 
 if TYPE_CHECKING:
     from llmcls.training.trainer import LabelTrainer
@@ -112,7 +113,7 @@ def describe_cost(trainer: LabelTrainer, formats: Formats) -> dict[str, Any]:
         and `memory`: 'device' or 'process' (resident), which says whose. `energy` where codecarbon measured it, see
         `CostCallback`.
     """
-    spent = next(each for each in trainer.callback_handler.callbacks if isinstance(each, CostCallback))
+    spent = the_callback(trainer, CostCallback)
     on_device = peak_memory(formats.device)
     peak = _resident() if on_device is None else on_device
     if peak is not None:

@@ -35,10 +35,17 @@ from llmcls.model.hardware import exact_dtype
 from llmcls.processes.stopping import StopSignals
 from llmcls.settings import Settings, TrainingSettings
 from llmcls.training.batches import Collator, LaidOutAhead, RowOrder, make_dataset
-from llmcls.training.callbacks import HealthCallback, ProgressCallback, RowsRight, StoppingCallback, check_finite
+from llmcls.training.callbacks import (
+    HealthCallback,
+    ProgressCallback,
+    RowsRight,
+    StoppingCallback,
+    check_finite,
+    the_callback,
+)
 from llmcls.training.checkpoints import remove_old, seal_checkpoint, writing_checkpoint
 from llmcls.training.configuration import check_ranking, clear_target_errors, make_lora_config, refusing
-from llmcls.training.continuity import ContinuityCallback, SoFar, settle_state, so_far
+from llmcls.training.continuity import ContinuityCallback, SoFar, settle_state
 from llmcls.training.cost import CostCallback, count_weights
 from llmcls.training.validation import Reading
 
@@ -145,7 +152,7 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _settle(self) -> RowsRight:
         """The training rows of all processes, counted until now."""
-        counts = next(each for each in self.callback_handler.callbacks if isinstance(each, RowsRight))
+        counts = the_callback(self, RowsRight)
         counts.add(*self._agree(self._trained.tolist()).sum(0).tolist())
         self._trained.zero_()
         return counts
@@ -181,7 +188,7 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
         """As transformers does, with the seconds of the parts before an interruption."""
-        spent = next(each for each in self.callback_handler.callbacks if isinstance(each, CostCallback))
+        spent = the_callback(self, CostCallback)
         return super()._finalize_training(trial, num_train_samples, start_time - spent.seconds)
 
     def floating_point_ops(self, inputs: list[Batch]) -> int:
@@ -362,7 +369,7 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         folder = Path(self.args.output_dir)
         with writing_checkpoint(folder / f"checkpoint-{self.state.global_step}") as checkpoint:
             self._settle()  # what was counted goes into the checkpoint
-            so_far(self).note(self)
+            the_callback(self, SoFar).note(self)
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():

