@@ -120,7 +120,7 @@ def locked(path: str | Path, timeout: float = 0.0) -> Iterator[None]:
 
     Raises:
         LockedError: when another process holds the lock for longer than that.
-        LlmclsError: when a file of that name is no lock: taking it would empty it.
+        LlmclsError: when a file of that name is not a lock: taking it would empty it.
         OSError: when the file cannot be made.
     """
     from filelock import FileLock, Timeout

@@ -65,7 +65,7 @@ def brings_code(folder: Path, name: str) -> bool:
     """Whether a JSON file of a folder names classes of its own (`auto_map`); False where there is no such file.
 
     Raises:
-        LlmclsError: when the file is no JSON object.
+        LlmclsError: when the file is not a JSON object.
     """
     return (folder / name).is_file() and bool(read_object(folder / name).get("auto_map"))
 

@@ -1,4 +1,4 @@
-"""Weights that are no numbers: found when a model is loaded, before they answer anything.
+"""Weights that are not numbers: found when a model is loaded, before they answer anything.
 
     if unsound := find_unsound(model):
         raise unsound_error(unsound, "'runs/tickets/adapter'", "train it again")

@@ -237,7 +237,8 @@ def check_zero_shot(
     """Refuse names that are wrong with any base model, without any large library.
 
     Raises:
-        LlmclsError: for a short name that is no base model's, an unknown template, and labels that are not a label set.
+        LlmclsError: for a short name that is not a base model's, an unknown template, and labels that are not a label
+            set.
     """
     find_checkpoint(settings)
     if template:

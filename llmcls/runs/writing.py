@@ -92,7 +92,7 @@ def check_not_read(path: str | Path, sources: Iterable[str | None]) -> None:
 
     Args:
         path: the run directory to write.
-        sources: what is read, as the user names it; names that are no paths are left alone.
+        sources: what is read, as the user names it; names that are not paths are left alone.
 
     Raises:
         LlmclsError: naming the first one.

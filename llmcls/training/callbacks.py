@@ -147,7 +147,7 @@ SOME_LOSS = 1e-3
 
 
 class HealthCallback(TrainerCallback):  # type: ignore[misc]
-    """Stops a run that cannot learn: no gradient, or gradients or weights that are no numbers.
+    """Stops a run that cannot learn: no gradient, or gradients or weights that are not numbers.
 
     A run that has learned may well reach a loss of exactly 0, and with it gradients of 0.
     """
@@ -193,17 +193,17 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
         """The last step is seldom logged, and no loss comes after it.
 
         Raises:
-            LlmclsError: when there never was a gradient, or a trained weight is no number.
+            LlmclsError: when there never was a gradient, or a trained weight is not a number.
         """
         if self._still and not self._moved:
             raise _nothing_learned(state)
         self._check_weights(state, model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Weights that are no numbers are not worth the checkpoint of the end, which a run with other settings refuses.
+        """Weights that are not numbers are not worth the checkpoint of the end: a run with other settings refuses it.
 
         Raises:
-            LlmclsError: when a trained weight is no number after the last step.
+            LlmclsError: when a trained weight is not a number after the last step.
         """
         if state.global_step >= state.max_steps:
             self._check_weights(state, model)
@@ -218,7 +218,7 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def check_finite(loss: float, step: int) -> None:
-    """Refuse to go on with a loss that is no number.
+    """Refuse to go on with a loss that is not a number.
 
     Raises:
         LlmclsError: when it is NaN or infinite.

@@ -380,7 +380,7 @@ CASES: dict[str, tuple[Break, str]] = {
     "data Parquet with metadata that is a list": (parquet("[]"), "metadata (huggingface) that cannot be read"),
     "data Parquet with odd metadata": (
         parquet('{"info": {"features": {"label": {"_type": "ClassLabel", "names": 3}}}}'),
-        "the class names of column 'label' are no list of texts",
+        "the class names of column 'label' are not a list of texts",
     ),
     "data Excel text": (data("a.xlsx", "x" * 100), "is not an Excel workbook, or a damaged one"),
     "data Excel torn": (data("a.xlsx", NOT_A_TABLE), "is not an Excel workbook, or a damaged one"),

@@ -95,7 +95,7 @@ def test_what_is_looked_at(tiny_model_dir: Path) -> None:
     assert find_unsound(model, lambda name: name != "b") == ["scales", "eight"]
     with torch.device("meta"):
         assert find_unsound(torch.nn.Linear(2, 2)) == []
-    # A 4-bit weight that is stored as bfloat16 is no number: its bits may well look like NaN.
+    # A 4-bit weight that is stored as bfloat16 is not a number: its bits may well look like NaN.
     stored = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_storage=torch.bfloat16)
     quantised = AutoModelForCausalLM.from_pretrained(tiny_model_dir, quantization_config=stored)
     weight = quantised.model.layers[0].mlp.down_proj.weight

@@ -114,7 +114,7 @@ def _class_names(metadata: Mapping[bytes, bytes], path: Path) -> dict[str, tuple
             if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" and inner.get("names"):
                 names = inner["names"]
                 if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-                    raise ValueError(f"the class names of column {column!r} are no list of texts")
+                    raise ValueError(f"the class names of column {column!r} are not a list of texts")
                 found[column] = tuple(names)
     except (ValueError, AttributeError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
