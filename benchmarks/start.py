@@ -39,6 +39,20 @@ COMMANDS = {
     "missing input": "predict --run run --input nope.csv",
     "other rows' labels": "evaluate --run run --data ok.csv",
 }
+# What no prediction in this stack can be faster than: torch, transformers and the base model, loaded as llmcls does
+# (garbage collection put off), one forward, no answer written.
+FLOOR = """
+import gc; gc.disable()
+import os, pathlib, torch, transformers, llmcls_nano
+folder = pathlib.Path(llmcls_nano.__file__).parent / "model"
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+with torch.no_grad():
+    model(**tokenizer("hello", return_tensors="pt"))
+print("loaded", flush=True)
+os._exit(0)
+"""
+COMMANDS["the floor: torch, transformers, nano"] = FLOOR
 PREPARE = "train --data demo: --quantization none --set training.max_steps=1 --output-dir run -q"
 
 
@@ -51,11 +65,12 @@ class Seconds(NamedTuple):
 
 
 def measure(words: str, checkout: Path, folder: Path) -> Seconds:
-    """Run `llmcls WORDS` of a checkout."""
+    """Run `llmcls WORDS` of a checkout, or the floor."""
+    command = ["-c", FLOOR] if words == FLOOR else ["-m", "llmcls", *words.split()]
     environment = {**os.environ, "PYTHONPATH": str(checkout), "HF_HUB_OFFLINE": "1"}
     begun = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "llmcls", *words.split()],
+        [sys.executable, *command],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert process.stdout is not None

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-TINY = "--set training.max_steps=1 --set prompt.template=minimal"
+PLAN = """
+some:
+  - {name: x, sets: [tweet_sentiment], recipes: [examples/quickstart.yaml], per_class: 2,
+     rows: {validation: 9, test: 9}, set: {training.max_steps: 1}}
+  - {name: asked, sets: [goemotions], recipes: [], zero_shot: true, rows: {validation: 4, test: 4}}
+"""
 COMMANDS = {
     "train.py --models nano --workloads tweets --batches 2 --micro 2 --steps 1": "llmcls, packs of 512",
     "memory.py --lengths 32": "packed, per token",
@@ -21,20 +26,15 @@ COMMANDS = {
     "encoding.py --rows 40 --repeats 1 --tokenizers nano --templates instruction": "| nano | instruction |",
     "start.py --repeats 1 --only version": "| version |",
     "launch.py --steps 1 --rows 2 --repeats 1 --plans ddp": "--launch ddp, 2 processes",
-    "quality.py --data {shared}/data --sets tweet_sentiment --seeds 1 --runs runs --output quality.json " + TINY + " "
-    "--set data.max_per_class.train=4 --set data.max_per_class.validation=2 --set data.max_per_class.test=2": (
-        "tweet_sentiment"
-    ),
-    "multilabel.py --data . --rows 12 --output-dir runs/multilabel " + TINY: "TF-IDF, tuned thresholds",
+    "quality.py --data {shared}/data --plan plan.yaml --output quality": "| tweet_sentiment | 6 | 1 | **llmcls**, x |",
+    "steps.py --data {shared}/data --sets tweet_sentiment --models nano --steps 1 --repeats 1": "| nano | tweet",
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.partition(".")[0])
 def test_runs(command: str, shared: Path, tmp_path: Path) -> None:
-    for split in ("train", "validation", "test"):
-        lines = [f"{split} {number},{('red', 'blue', 'red|blue')[number % 3]}" for number in range(18)]
-        (tmp_path / f"{split}.csv").write_text("\n".join(["text,labels", *lines]), encoding="utf-8")
+    (tmp_path / "plan.yaml").write_text(PLAN, encoding="utf-8")
     script, *arguments = command.format(shared=shared).split()
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / script), *arguments],
