@@ -8,7 +8,7 @@ Each job of the plan draws its rows by seed, trains one classifier by a recipe u
 test rows that chose nothing, next to TF-IDF (word 1-2 grams) with logistic regression and with a linear SVM, C of both
 chosen on the validation rows. A finished job is one JSON file with its settings, its machine and every prediction; an
 interrupted one goes on from its last checkpoint. Several of these commands may work on one folder at a time: each takes
-the first job that is not taken. `zero_shot` jobs train nothing.
+the first job that is not taken. `untrained` jobs ask the base model as it is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class Job:
         per_class: training rows of each label, instead of `rows["train"]`.
         recipes: files of settings, later ones win.
         assignments: further settings.
-        zero_shot: whether nothing is trained.
+        untrained: whether the base model is evaluated, as it was before the first step.
     """
 
     group: str
@@ -77,7 +78,7 @@ class Job:
     per_class: int | None
     recipes: tuple[Path, ...]
     assignments: tuple[str, ...]
-    zero_shot: bool
+    untrained: bool
 
     @property
     def key(self) -> str:
@@ -132,8 +133,8 @@ def read_plan(path: Path) -> list[Job]:
                     recipes = tuple(HERE.parent / recipe for recipe in entry["recipes"])
                     assignments = tuple(f"{key}={json.dumps(value)}" for key, value in entry.get("set", {}).items())
                     rows, per_class = entry.get("rows", {}), entry.get("per_class")
-                    zero_shot = entry.get("zero_shot", False)
-                    jobs.append(Job(group, name, entry["name"], seed, rows, per_class, recipes, assignments, zero_shot))
+                    untrained = entry.get("untrained", False)
+                    jobs.append(Job(group, name, entry["name"], seed, rows, per_class, recipes, assignments, untrained))
     return jobs
 
 
@@ -145,16 +146,14 @@ def measure(job: Job, data: Path, folder: Path, reporter: Reporter) -> dict[str,
     drawn = {split: draw(splits[split], job, split) for split in SPLITS}
     write_rows(drawn, folder / "data", several="task" in options)
     always = {"data.source": str(folder / "data"), "data.labels": list(splits.labels.names), "seed": job.seed}
-    always |= {"training.eval_strategy": "no"} | {key: value for key, value in options.items() if "column" not in key}
+    always |= {"training.eval_strategy": "no"} | ({"training.max_steps": 1} if job.untrained else {})
+    always |= {key: value for key, value in options.items() if "column" not in key}
     settings = load_settings(job.recipes, job.assignments, always)
     begun = time.monotonic()
-    if job.zero_shot:
-        base_model, labels = settings.model.base_model, splits.labels
-        classifier = Classifier.zero_shot(base_model, labels, template=settings.prompt.template, settings=settings)
-    else:
-        classifier = Classifier.load(train(settings=settings, output_dir=folder / "run", reporter=reporter))
+    classifier = Classifier.load(train(settings=settings, output_dir=folder / "run", reporter=reporter))
     trained = time.monotonic() - begun
-    report = {split: evaluate(classifier, drawn[split], reporter) for split in ("validation", "test")}
+    with classifier.untrained() if job.untrained else nullcontext(classifier) as asked:
+        report = {split: evaluate(asked, drawn[split], reporter) for split in ("validation", "test")}
     result = {
         "machine": hardware_name(classifier.formats.device, 1),
         "rows": {split: len(rows) for split, rows in drawn.items()},
@@ -166,8 +165,7 @@ def measure(job: Job, data: Path, folder: Path, reporter: Reporter) -> dict[str,
         "methods": {"llmcls": report["test"]},
     }
     for kind in ("logistic regression", "linear SVM"):
-        found = fit_linear(kind, drawn, splits) if drawn["train"] else None
-        result["methods"] |= {f"TF-IDF + {kind}": found} if found else {}
+        result["methods"][f"TF-IDF + {kind}"] = fit_linear(kind, drawn, splits)
     if job.group == "sets" and len(drawn["train"]) < len(splits.train):
         everything = {**drawn, "train": list(splits.train)}
         result["methods"]["TF-IDF + linear SVM, all rows"] = fit_linear("linear SVM", everything, splits)
@@ -177,8 +175,6 @@ def measure(job: Job, data: Path, folder: Path, reporter: Reporter) -> dict[str,
 def draw(rows: Sequence[Example], job: Job, split: str) -> list[Example]:
     """Rows of a split: the same number of each label, or any, by seed; test and validation rows by one seed for all."""
     shuffled = random.Random(f"{split} {job.seed if split == 'train' else 0}").sample(list(rows), len(rows))
-    if split == "train" and job.zero_shot:
-        return []
     if split != "train" or job.per_class is None:
         return shuffled[: job.rows.get(split, len(rows))]
     taken: dict[str, int] = defaultdict(int)
@@ -325,10 +321,8 @@ def bootstrap(result: dict[str, Any]) -> dict[str, Any]:
             macro = np.nanmean(np.where(both > 0, 2 * hits / both, np.nan), axis=1)
         found[method] = {"micro": micro, "macro": macro}
     linear = [method for method in found if method.startswith("TF-IDF") and "all rows" not in method]
-    if linear:
-        best = max(linear, key=lambda method: found[method]["micro"][0])
-        found["difference"] = {"micro": found["llmcls"]["micro"] - found[best]["micro"]}
-    return found
+    best = max(linear, key=lambda method: found[method]["micro"][0])
+    return {**found, "difference": {"micro": found["llmcls"]["micro"] - found[best]["micro"]}}
 
 
 def spread(values: Any, signed: bool = False) -> str:
@@ -351,10 +345,10 @@ def table_of(jobs: Sequence[Job], output: Path) -> list[str]:
             rows = "all" if "all rows" in method else result["rows"]["train"]
             what = method if method != "llmcls" else f"**llmcls**, {job.name}"
             nll = "" if values["nll"] is None else f"{values['nll']:.3f}"
-            ahead = found.get("difference") if method == "llmcls" else None
+            ahead = spread(found["difference"]["micro"], signed=True) if method == "llmcls" else ""
             lines.append(
                 f"| {job.data_set} | {rows} | {job.seed} | {what} | {spread(found[method]['micro'])} | "
-                f"{spread(found[method]['macro'])} | {nll} | {spread(ahead['micro'], True) if ahead else ''} |"
+                f"{spread(found[method]['macro'])} | {nll} | {ahead} |"
             )
     return lines
 

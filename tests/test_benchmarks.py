@@ -14,7 +14,7 @@ PLAN = """
 some:
   - {name: x, sets: [tweet_sentiment], recipes: [examples/quickstart.yaml], per_class: 2,
      rows: {validation: 9, test: 9}, set: {training.max_steps: 1}}
-  - {name: asked, sets: [goemotions], recipes: [], zero_shot: true, rows: {validation: 4, test: 4}}
+  - {name: asked, sets: [goemotions], recipes: [], untrained: true, rows: {train: 40, validation: 20, test: 9}}
 """
 COMMANDS = {
     "train.py --models nano --workloads tweets --batches 2 --micro 2 --steps 1": "llmcls, packs of 512",
