@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
 from llmcls.data.paths import path_exists
 from llmcls.errors import LlmclsError, several, shorten
 from llmcls.model.foreign import require_weights
@@ -183,14 +181,6 @@ def describe_head(order: tuple[int, ...] | None, known: tuple[str, ...] | None, 
     if sorted(known) == sorted(head.labels):
         return "a new classification head is made: the one there was is for another task"
     return f"a new classification head is made: the one there was is for {shorten(known)}"
-
-
-def explicit_settings(settings: Settings | Mapping[str, Any]) -> dict[str, set[str]]:
-    """The settings of each section that were given."""
-    if isinstance(settings, Settings):
-        sections = {name: getattr(settings, name) for name in Settings.model_fields}
-        return {name: section.model_fields_set for name, section in sections.items() if isinstance(section, BaseModel)}
-    return {name: set(section) for name, section in settings.items() if isinstance(section, Mapping)}
 
 
 def announce_start(start: Start | None, settings: Settings, assembly: Assembly, reporter: Reporter) -> None:
