@@ -85,6 +85,11 @@ class Start:
             held = held.model_copy(update={"base_model": str(run.model_path.absolute())})
         return make_settings({**settings.model_dump(), "model": held.model_dump(), "lora": lora.model_dump()})
 
+    def named_in(self, settings: Settings) -> Settings:
+        """Settled settings with the run as `model.base_model` again, which `settle` settles to the same."""
+        model = settings.model.model_copy(update={"base_model": str(self.run.path.absolute())})
+        return settings.model_copy(update={"model": model})
+
     def refuse_backend(self, backend: str) -> None:
         """Refuse processes that share out the weights before those of the run can be put into them.
 

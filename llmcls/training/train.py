@@ -310,7 +310,8 @@ def _join(job: Job, material: _Material, prepared: _Prepared) -> Unfinished:
     if world.is_main:
         best = settings.training.load_best_model_at_end
         checkpoint = choose_checkpoint(folder, job.resume, identity, force=job.force, reporter=job.reporter, best=best)
-    unfinished = Unfinished(path, world, identity, world.share(checkpoint), config)
+    begun_with = settings if job.start is None else job.start.named_in(settings)
+    unfinished = Unfinished(path, world, identity, world.share(checkpoint), config, begun_with)
     described = describe_world(world, formats, settings.training)
     job.reporter.say(f"Loading {base.checkpoint} on {described}")
     doubt_weights(prepared.train_rows, effective_batch(settings.training, world.size), job.reporter)
