@@ -25,6 +25,12 @@ quickstart: $(VENV)/usable ## Install, train on the demo data, show before again
 	$(BIN)/llmcls evaluate --run $(RUN) --before --baseline
 	$(BIN)/llmcls predict --run $(RUN) "my parcel should have been here on tuesday, any news?" \
 		"You took the money twice!! Please send one back." "best shop ever, thank you so much"
+	@printf '%s\n' '' 'That was it. llmcls is installed in $(VENV), not in the system. Call it by its path:' \
+		'  $(BIN)/llmcls predict --run $(RUN) "where is my parcel?"' \
+		'or by its name, once the environment is active in your shell:' \
+		'  source $(BIN)/activate' \
+		'  llmcls train --data YOUR.csv --output-dir runs/mine' \
+		'YOUR.csv needs a column with texts and one with labels; `llmcls --help` lists what else there is.'
 
 # No network is needed from here on. One thread a process: two test processes share the cores.
 test: export HF_HUB_OFFLINE = 1

@@ -73,8 +73,8 @@ class _Trained:
 class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A base model, fine-tuned to answer with one of `y`'s classes.
 
-    An argument that is None stays as `settings` has it, or else at llmcls's default; one that is given wins over
-    `settings`. `llmcls config init` prints all settings with their meaning and default.
+    An argument that is None stays as `settings` has it, or else at llmcls's default or the base model's suggestion; one
+    that is given wins over `settings`. `llmcls config init` prints all settings with their meaning and default.
 
     Args:
         base_model: a name from `llmcls models list`, a Hub id, or a folder; `nano` by default.
@@ -85,7 +85,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         num_train_epochs: passes over the data.
         max_steps: stop after this many optimizer steps.
         per_device_train_batch_size: rows per forward pass in training.
-        r: LoRA rank.
+        r: LoRA rank; where it is given, LoRA weights are trained, also of `nano`.
         lora_alpha: LoRA scale.
         lora_dropout: LoRA dropout.
         max_length: tokens of prompt and answer together; longer texts are cut.

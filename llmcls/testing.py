@@ -12,6 +12,7 @@ Every check raises AssertionError with a sentence that says what the contract wa
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -25,7 +26,7 @@ from llmcls.data.reader import DatasetReader, Row, Table, dataset_readers
 from llmcls.data.split_names import standard_splits
 from llmcls.errors import LlmclsError
 from llmcls.labels import Label, LabelSet
-from llmcls.model.adapter import base_models
+from llmcls.model.adapter import BaseModelAdapter, base_models
 from llmcls.plugin.manager import DISABLE_VARIABLE, check_hooks, load_plugins, new_manager
 from llmcls.prompt.frame import Frame, Message, Prompt
 from llmcls.prompt.marks import mark, unmark
@@ -34,8 +35,6 @@ from llmcls.records import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-    from llmcls.model.adapter import BaseModelAdapter
 
 AWKWARD_TEXTS = (
     "",
@@ -190,6 +189,7 @@ def check_base_model(adapter: BaseModelAdapter, tokenizer: PreTrainedTokenizerFa
     assert targets == "all-linear" or (targets and not isinstance(targets, str)), (
         f"lora_target_modules must be 'all-linear' or a list of module names, not {targets!r}."
     )
+    _check_suggestions(adapter)
     frame = adapter.frame(tokenizer)
     pad = adapter.pad_token(tokenizer)
     vocabulary = tokenizer.get_vocab()
@@ -326,6 +326,25 @@ def _check_commands(manager: pluggy.PluginManager) -> None:
         assert command.get_short_help_str(), f"Command '{name}' needs a docstring: it is its help."
         result = CliRunner().invoke(cli, [name, "--help"])
         assert result.exit_code == 0, f"`llmcls {name} --help` fails: {result.exception!r}"
+
+
+def _check_suggestions(adapter: BaseModelAdapter) -> None:
+    """What it suggests of training can be followed, and has a reason of its own where it is not the usual."""
+    for name, allowed in (("tuning", ("lora", "full")), ("quantization", ("none", "8bit", "4bit"))):
+        value = getattr(adapter, name)
+        assert value in allowed, f"{name} must be one of {', '.join(allowed)}, not {value!r}."
+    assert adapter.tuning == "lora" or adapter.quantization == "none", (
+        f"tuning 'full' changes the weights, which quantization {adapter.quantization!r} freezes; set it to 'none'."
+    )
+    for name in ("learning_rate", "full_learning_rate"):
+        rate = getattr(adapter, name)
+        assert isinstance(rate, float) and 0 < rate < math.inf, f"{name} must be a positive number, not {rate!r}."
+    usual = BaseModelAdapter
+    unusual = (adapter.tuning, adapter.quantization) != (usual.tuning, usual.quantization)
+    assert not unusual or adapter.why_suggested != usual.why_suggested, (
+        f"tuning {adapter.tuning!r} and quantization {adapter.quantization!r} are not the usual ones; say why in "
+        "why_suggested."
+    )
 
 
 def _own_tokenizer(adapter: BaseModelAdapter) -> PreTrainedTokenizerFast:

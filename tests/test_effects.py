@@ -304,6 +304,28 @@ def test_no_setting_is_left_out() -> None:
     assert sorted(name for name, *_ in CASES) == sorted(name for name, _ in fields())
 
 
+# (what is given, what the training of nano is like): what is not given is as the base model's adapter suggests.
+SUGGESTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"quantized": False, "lora": False, "rate": 1e-3}),
+    ({"training.tuning": "lora"}, {"quantized": False, "lora": True, "rate": 2e-3}),
+    ({"model.quantization": "4bit", "training.learning_rate": 0.5}, {"quantized": True, "lora": True, "rate": 0.5}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("given", "expected"), SUGGESTIONS, ids=[" ".join(given) for given, _ in SUGGESTIONS])
+def test_what_is_not_given_is_as_the_base_model_suggests(
+    probe: Callable[[dict[str, Any]], Probe], given: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    trainer = probe({"model.base_model": "nano", **given}).trainer
+    found = {
+        "quantized": hasattr(trainer.model.config, "quantization_config"),
+        "lora": hasattr(trainer.model, "peft_config"),
+        "rate": trainer.args.learning_rate,
+    }
+    assert found == expected
+
+
 OVERRIDDEN = (
     *("compute_loss", "training_step", "prediction_step", "floating_point_ops", "evaluate", "evaluation_loop", "log"),
     *("_get_num_items_in_batch", "create_optimizer", "create_scheduler", "_get_train_sampler", "_get_eval_sampler"),

@@ -10,7 +10,7 @@ import click
 from llmcls.cli.places import writes_through
 from llmcls.cli.shared import echo, echo_data, gather_settings, settings_options, show_json
 from llmcls.errors import LlmclsError
-from llmcls.settings import Section, Settings
+from llmcls.settings import SUGGESTED, Section, Settings, given_settings
 from llmcls.settings.task import OneOf, dependent
 
 if TYPE_CHECKING:
@@ -26,14 +26,24 @@ def command() -> None:
 @settings_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
 def show(files: tuple[str, ...], assignments: tuple[str, ...], as_json: bool) -> None:
-    """Print the settings that --config and --set resolve to."""
+    """Print the settings that --config and --set resolve to.
+
+    What the base model suggests stands in place of what is not given, and a comment says so.
+    """
     import yaml
 
-    resolved = gather_settings(files, assignments).model_dump(mode="json")
+    from llmcls.model.suggestion import describe_chosen, known_adapter, suggest
+
+    settings, note = gather_settings(files, assignments), ""
+    if (adapter := known_adapter(settings.model)) is not None:
+        settings, chosen = suggest(settings, given_settings(settings), adapter)
+        note = describe_chosen(settings, chosen, settings.model.base_model, adapter)
+    resolved = settings.model_dump(mode="json")
     if as_json:
         show_json(resolved)
     else:
-        echo_data(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).rstrip() + "\n")
+        comment = f"# {' '.join(note.split())}\n" if note else ""
+        echo_data(comment + yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).rstrip() + "\n")
 
 
 @command.command("schema")
@@ -62,7 +72,8 @@ def starter_file() -> str:
     """A YAML file with every setting at its default, commented with what it means."""
     lines = ["# Settings of llmcls. Every line is a default; keep what you change and delete the rest."]
     defaults = Settings().model_dump(mode="json")
-    for name in dependent():  # written out, they would stand against another form of answer
+    # Written out, they would stand against another form of answer, or another base model's suggestion.
+    for name in (*dependent(), *SUGGESTED):
         section, _, key = name.partition(".")
         defaults[section][key] = None
     for name, info in Settings.model_fields.items():

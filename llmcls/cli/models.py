@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from llmcls.cli.shared import echo, show, show_json, table
+from llmcls.cli.shared import note, show, show_json, table
 
 
 @click.group("models")
@@ -32,8 +32,8 @@ def list_(as_json: bool) -> None:
     show(shown)
     catalog = base_models()
     for adapter in catalog.values():
-        echo(f"adapter {adapter.name} (plugin {catalog.owner(adapter.name)}): {adapter.description}")
-    echo(
+        note(f"adapter {adapter.name} (plugin {catalog.owner(adapter.name)}): {adapter.description}")
+    note(
         "Any other causal LM works by its Hub id or folder. Llama is gated: accept its licence on the Hub, then run "
         "`hf auth login` or set HF_TOKEN."
     )

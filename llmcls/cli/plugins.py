@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from llmcls.cli.shared import echo, show, show_json, table
+from llmcls.cli.shared import note, show, show_json, table
 from llmcls.plugin.catalog import hook_names
 from llmcls.plugin.manager import DISABLE_VARIABLE, describe_plugins, load_plugins
 
@@ -24,5 +24,5 @@ def command(as_json: bool) -> None:
         hooks = [hook.removeprefix("register_").replace("_", " ") for hook in info.hooks]
         shown.add_row(info.name, f"{info.distribution} {info.version}\n{info.module}", "\n".join(hooks))
     show(shown)
-    echo(f"Hooks a plugin may implement: {', '.join(hook_names())}.")
-    echo(f"Leave one out with {DISABLE_VARIABLE}=NAME.")
+    note(f"Hooks a plugin may implement: {', '.join(hook_names())}.")
+    note(f"Leave one out with {DISABLE_VARIABLE}=NAME.")

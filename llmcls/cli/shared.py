@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 QUANTIZATIONS = click.Choice(["none", "8bit", "4bit"])
 TASKS = click.Choice(tasks())
 METHODS = click.Choice(methods())
+NARROW = 80  # columns where there is no terminal
 PROBABILITY = click.FloatRange(0, 1)
 
 
@@ -247,11 +251,34 @@ def start(quiet: bool, as_json: bool = False) -> Reporter:
     return Reporter(quiet or as_json)
 
 
+def width() -> int:
+    """Columns of standard output: the terminal's, or 80, which every page, mail and screen has room for."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else NARROW
+
+
 def show(*renderables: RenderableType) -> None:
-    """Print results on standard output; wide when it is no terminal, so that nothing is cut."""
-    console = make_console(highlight=False, **({} if sys.stdout.isatty() else {"width": 100}))
-    for renderable in renderables:
-        console.print(renderable)
+    """Print results on standard output, in as many columns as `width` says; for a pipe without blanks at the end."""
+    if sys.stdout.isatty():
+        make_console(highlight=False).print(*renderables, sep="\n")
+        return
+    drawn = StringIO()
+    make_console(highlight=False, width=NARROW, file=drawn).print(*renderables, sep="\n")
+    click.echo("".join(f"{line.rstrip(' ')}\n" for line in drawn.getvalue().splitlines()), nl=False)
+
+
+def note(sentence: str, heading: str = "", indent: int = 0) -> None:
+    """Print a sentence, cut into lines between words; names and paths stay whole, so that they can be copied.
+
+    Args:
+        sentence: any text; several lines stay lines.
+        heading: stands before the first line.
+        indent: columns for the heading, which the other lines leave free.
+    """
+    for line in sentence.split("\n"):
+        cut = textwrap.wrap(line, width() - indent, break_long_words=False, break_on_hyphens=False) or [""]
+        for part in cut:
+            echo(f"{heading:{indent}}{part}" if indent else part)
+            heading = ""
 
 
 def echo(text: object = "", *, err: bool = False) -> None:

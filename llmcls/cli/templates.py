@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmcls.cli.shared import code_option, echo, gather_settings, settings_options, show, show_json, start, table
+from llmcls.cli.shared import code_option, echo, gather_settings, note, settings_options, show, show_json, start, table
 from llmcls.errors import LlmclsError
 from llmcls.settings import change_settings
 from llmcls.visible import visible
@@ -49,7 +49,7 @@ def list_(as_json: bool) -> None:
     for name, template in catalog.items():
         shown.add_row(name, Text(template.description), catalog.owner(name))
     show(shown)
-    echo("A path to a .j2 file works as well. `llmcls templates show NAME` prints a real prompt.")
+    note("A path to a .j2 file works as well. `llmcls templates show NAME` prints a real prompt.")
 
 
 @command.command("show", short_help="Print a real prompt, token by token.")

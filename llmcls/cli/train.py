@@ -18,6 +18,7 @@ from llmcls.cli.shared import (
     code_option,
     column_options,
     echo,
+    echo_data,
     gather_settings,
     output_options,
     settings_options,
@@ -165,6 +166,9 @@ def command(
         return
     if as_json:
         show_json({"run": str(run.path), "labels": list(run.labels.names), **run.card["training"]})
+        return
+    if quiet:
+        echo_data(f"{run.path}\n")  # alone, for scripts
         return
     size = sum(file.stat().st_size for file in Path(run.path).rglob("*") if file.is_file())
     reporter.say(f"Run written to {run.path} ({size / 1e6:.1f} MB) after {time.monotonic() - begun:.0f} s. Next:")

@@ -44,16 +44,22 @@ class BaseModelAdapter:
         description: one line for `llmcls models list`.
         checkpoints: short names for `--base-model` and the Hub id or folder each stands for.
         lora_target_modules: LoRA's default target modules, as PEFT takes them.
+        tuning: what to train of this family where the user does not say: `lora`, or `full` for all weights.
+        quantization: how to store its base weights then: `none`, `8bit` or `4bit`; with `full` none.
         learning_rate: the peak learning rate suggested for LoRA on this family.
         full_learning_rate: the one suggested for training all weights.
+        why_suggested: why these suit the family, in words that `train` prints in brackets.
     """
 
     name: str = "auto"
     description: str = "any causal LM on the Hub or on disk; uses the tokenizer's own chat template"
     checkpoints: Mapping[str, str] = {}
     lora_target_modules: Literal["all-linear"] | Sequence[str] = "all-linear"
+    tuning: Literal["lora", "full"] = "lora"
+    quantization: Literal["none", "8bit", "4bit"] = "4bit"
     learning_rate: float = 2e-4
     full_learning_rate: float = 2e-5  # a tenth of LoRA's, whose updates begin at nothing
+    why_suggested: str = "it needs the least memory"
 
     def fits(self, checkpoint: str, config: Mapping[str, Any]) -> bool:
         """Whether a checkpoint belongs to this family.

@@ -137,11 +137,19 @@ def find_base_model(settings: ModelSettings) -> BaseModel:
     if (named := short_names().get(settings.base_model)) is not None:
         checkpoint = named[1].locate(settings.base_model)
     config = _read_config(checkpoint, settings)
-    if adapter is None:
-        # `auto` fits everything, so every other adapter is asked first.
-        candidates = sorted(base_models().values(), key=lambda known: known.name == "auto")
-        adapter = next(known for known in candidates if known.fits(checkpoint, config))
+    adapter = adapter or choose_adapter(checkpoint, config)
     return BaseModel(settings.base_model, checkpoint, adapter, config, settings.revision, settings.trust_remote_code)
+
+
+def choose_adapter(checkpoint: str, config: dict[str, Any]) -> BaseModelAdapter:
+    """The adapter that fits a checkpoint and its `config.json`; `auto` fits everything, so every other is asked first.
+
+    Args:
+        checkpoint: Hub id or folder.
+        config: the checkpoint's `config.json`.
+    """
+    candidates = sorted(base_models().values(), key=lambda known: known.name == "auto")
+    return next(known for known in candidates if known.fits(checkpoint, config))
 
 
 def may_have_head(settings: ModelSettings) -> bool:

@@ -16,6 +16,7 @@ from llmcls.labels import LabelSet
 from llmcls.model.foreign import load_lora
 from llmcls.model.loading import LOADING, find_base_model, load_model
 from llmcls.model.lora import merged
+from llmcls.model.suggestion import suggest
 from llmcls.runs.assembly import (
     Assembly,
     assemble,
@@ -26,7 +27,7 @@ from llmcls.runs.assembly import (
     settle_for_head,
 )
 from llmcls.runs.run import Run
-from llmcls.settings import Settings, make_settings
+from llmcls.settings import Settings, given_settings, make_settings
 
 if TYPE_CHECKING:
     from llmcls.model.hardware import Formats
@@ -132,6 +133,8 @@ def load_zero_shot(
     check_zero_shot(held, labels, chosen.data, template)
     chosen = chosen.model_copy(update={"model": held})
     base = find_base_model(held)
+    held = suggest(chosen, given_settings(chosen), base.adapter)[0].model
+    chosen = chosen.model_copy(update={"model": held})
     if base.head_labels is not None:
         chosen = settle_for_head(chosen, base, template)
     elif chosen.training.objective == "head":

@@ -25,9 +25,11 @@ from llmcls.settings.sources import (
     nest,
     unknown_setting,
 )
+from llmcls.settings.suggested import SUGGESTED, given_settings
 from llmcls.settings.training import TrainingSettings
 
 __all__ = [
+    "SUGGESTED",
     "DataSettings",
     "LoraSettings",
     "ModelSettings",
@@ -38,6 +40,7 @@ __all__ = [
     "TrainingSettings",
     "change_settings",
     "fields",
+    "given_settings",
     "load_settings",
     "make_settings",
     "merge_settings",

@@ -15,6 +15,7 @@ from llmcls.settings.sections import (
     PromptSettings,
     Section,
 )
+from llmcls.settings.suggested import leave_to_adapter
 from llmcls.settings.task import FormRules, OneOf, check_form, fill_by_form, rules_for
 from llmcls.settings.training import TrainingSettings
 
@@ -36,8 +37,8 @@ class Settings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_by_form(cls, values: Any) -> Any:
-        return fill_by_form(values, cls.model_fields["task"].default)
+    def _fill(cls, values: Any) -> Any:
+        return fill_by_form(leave_to_adapter(values), cls.model_fields["task"].default)
 
     @property
     def form(self) -> FormRules:

@@ -244,7 +244,11 @@ class ModelSettings(Section):
         description="Run Python code that comes with the base model, as --trust-remote-code does. What a run says of "
         "this never counts: whoever loads the run decides.",
     )
-    quantization: Quantization = Field("4bit", description="How the frozen base weights are stored (bitsandbytes).")
+    quantization: Quantization = Field(
+        "4bit",
+        description="How the frozen base weights are stored (bitsandbytes). null: none with training.tuning full, else "
+        "the base model's suggestion, 4bit for most and none for nano; 4bit where settings of bnb_4bit_* are given.",
+    )
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field("nf4", description="4-bit data type.")
     bnb_4bit_use_double_quant: bool = Field(True, description="Quantise the quantisation constants as well.")
     bnb_4bit_compute_dtype: DType = Field(

@@ -36,7 +36,8 @@ class TrainingSettings(Section):
     tuning: Literal["lora", "full"] = Field(
         "lora",
         description="lora: LoRA weights beside frozen base weights; full: all weights, which needs model.quantization "
-        "none.",
+        "none. null: the base model's suggestion, lora for most and full for nano; lora where settings of lora.* are "
+        "given or model.quantization is 4bit or 8bit.",
     )
     loss_normalization: Literal["example", "token"] = Field(
         "example", description="Average over rows, or over answer tokens (TRL's way: long labels weigh more)."
@@ -67,8 +68,8 @@ class TrainingSettings(Section):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="Peak learning rate; when null 2e-5 with tuning full, else the base model's suggestion (2e-4 for "
-        "most).",
+        description="Peak learning rate; null: the base model's suggestion, for most 2e-4 with tuning lora and 2e-5 "
+        "with full.",
     )
     lr_scheduler_type: str = Field("linear", description="linear, cosine, constant, constant_with_warmup, ...")
     lr_scheduler_kwargs: dict[str, Any] = Field(

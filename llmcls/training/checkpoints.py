@@ -106,6 +106,8 @@ def choose_checkpoint(
         )
     then = json.loads(recorded.read_text(encoding="utf-8"))
     then.pop("data.source", None)  # older versions recorded it
+    if then.get("training.learning_rate", 0) is None:  # older versions recorded no suggested one
+        then["training.learning_rate"] = identity["training.learning_rate"]
     if changed := differences(then, identity):
         if then.get("backend") != identity["backend"]:
             raise LlmclsError(

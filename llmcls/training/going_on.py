@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
 from llmcls.data.paths import path_exists
 from llmcls.errors import LlmclsError, several, shorten
 from llmcls.model.foreign import require_weights
@@ -86,6 +84,11 @@ class Start:
         if run.whole:
             held = held.model_copy(update={"base_model": str(run.model_path.absolute())})
         return make_settings({**settings.model_dump(), "model": held.model_dump(), "lora": lora.model_dump()})
+
+    def named_in(self, settings: Settings) -> Settings:
+        """Settled settings with the run as `model.base_model` again, which `settle` settles to the same."""
+        model = settings.model.model_copy(update={"base_model": str(self.run.path.absolute())})
+        return settings.model_copy(update={"model": model})
 
     def refuse_backend(self, backend: str) -> None:
         """Refuse processes that share out the weights before those of the run can be put into them.
@@ -183,14 +186,6 @@ def describe_head(order: tuple[int, ...] | None, known: tuple[str, ...] | None, 
     if sorted(known) == sorted(head.labels):
         return "a new classification head is made: the one there was is for another task"
     return f"a new classification head is made: the one there was is for {shorten(known)}"
-
-
-def explicit_settings(settings: Settings | Mapping[str, Any]) -> dict[str, set[str]]:
-    """The settings of each section that were given."""
-    if isinstance(settings, Settings):
-        sections = {name: getattr(settings, name) for name in Settings.model_fields}
-        return {name: section.model_fields_set for name, section in sections.items() if isinstance(section, BaseModel)}
-    return {name: set(section) for name, section in settings.items() if isinstance(section, Mapping)}
 
 
 def announce_start(start: Start | None, settings: Settings, assembly: Assembly, reporter: Reporter) -> None:

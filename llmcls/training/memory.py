@@ -48,3 +48,10 @@ def advise(smaller: dict[str, int]) -> str:
         f"The same command with {words} goes on from the last checkpoint with the same rows a step; on one machine "
         "`llmcls train --launch NAME` does that by itself."
     )
+
+
+def free_memory() -> None:
+    """Drop what a failed attempt has left on the device."""
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)

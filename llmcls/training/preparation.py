@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,11 @@ from llmcls.data.weights import relative_weights
 from llmcls.errors import LlmclsError, unknown
 from llmcls.labels import LabelSet
 from llmcls.model.loading import find_base_model
+from llmcls.model.suggestion import describe_chosen, suggest
 from llmcls.records import Example
 from llmcls.runs.assembly import Assembly, check_assembly
 from llmcls.settings import DataSettings, Settings, TrainingSettings
+from llmcls.training.going_on import Start
 from llmcls.training.names import LOCAL_TRACKER, check_trackers, check_training_names, usable_trackers
 
 _CHUNK = 512
@@ -39,14 +41,29 @@ def check_names(settings: Settings) -> None:
     check_assembly(settings)
 
 
-def check_by_libraries(settings: Settings) -> None:
-    """Refuse what only transformers can tell: trackers that are switched off, and base models that are none.
+def settle(
+    settings: Settings, explicit: Mapping[str, Collection[str]], start: Start | None = None
+) -> tuple[Settings, str]:
+    """Refuse what only transformers can tell, and leave to the base model's adapter what nobody has given.
+
+    Args:
+        settings: as resolved.
+        explicit: the settings of each section that were given.
+        start: the run that training goes on from, if any, whose weights are trained and stored as they were.
+
+    Returns:
+        The settings, and a line that says what was chosen and why.
 
     Raises:
-        LlmclsError: for the first that is wrong.
+        LlmclsError: for trackers that are switched off, or a base model that is none.
     """
     check_trackers(settings.training)
-    find_base_model(settings.model)
+    base, fixed = find_base_model(settings.model), list[str]()
+    if start is not None:
+        fixed = ["model.quantization", *([] if start.run.whole else ["training.tuning"])]
+    settled, chosen = suggest(settings, explicit, base.adapter, fixed)
+    name = start.run.path if start is not None else base.name
+    return settled, describe_chosen(settled, chosen, str(name), base.adapter)
 
 
 def describe_missing(training: TrainingSettings, device_type: str) -> list[str]:
@@ -183,8 +200,8 @@ def resolve_class_weights(
     return form.balance([counts[name] for name in labels.names], len(train))
 
 
-def announce(splits: DataSplits, assembly: Assembly, reporter: Reporter) -> None:
-    """Say which rows, labels, base model and template training is about to begin with."""
+def announce(splits: DataSplits, assembly: Assembly, reporter: Reporter, chosen: str = "") -> None:
+    """Say which rows, labels, base model and template training is about to begin with, and what was `chosen` for it."""
     counts = ", ".join(f"{len(splits[split])} {split}" for split in ("train", "validation", "test"))
     reporter.say(f"Data: {counts} rows, {len(splits.labels)} labels")
     reporter.say(
@@ -196,6 +213,8 @@ def announce(splits: DataSplits, assembly: Assembly, reporter: Reporter) -> None
             "  'nano' is a tiny model for trying things out; for real work choose one, for example "
             "--base-model llama-3.2-1b (`llmcls models list`)"
         )
+    if chosen:
+        reporter.say(f"  {chosen}")
     notice = assembly.encoder.frame.notice
     if notice and assembly.encoder.is_chat:
         reporter.warn(notice)

@@ -8,9 +8,9 @@ run.path
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,18 +34,17 @@ from llmcls.runs.writing import (
     explaining_writes,
     unfinished_folder,
 )
-from llmcls.settings import LoraSettings, Settings, make_settings
+from llmcls.settings import LoraSettings, Settings, given_settings, make_settings
 from llmcls.training.backends import SHARDED, check_agreement, check_request, describe_world, effective_batch
 from llmcls.training.checkpoints import (
     choose_checkpoint,
     describe_run,
 )
-from llmcls.training.going_on import Start, announce_start, explicit_settings, find_start
+from llmcls.training.going_on import Start, announce_start, find_start
 from llmcls.training.keeping import describe, save_weights, write_bad_rows, write_run
-from llmcls.training.memory import DeviceFullError, explain, shrink
+from llmcls.training.memory import DeviceFullError, explain, free_memory, shrink
 from llmcls.training.preparation import (
     announce,
-    check_by_libraries,
     check_names,
     describe_missing,
     doubt_weights,
@@ -53,6 +52,7 @@ from llmcls.training.preparation import (
     locate_source,
     read_data,
     resolve_class_weights,
+    settle,
 )
 from llmcls.training.unfinished import Unfinished, goes_on, stopped, writing_run
 
@@ -70,7 +70,8 @@ class Job:
     """One attempt at a training.
 
     Attributes:
-        settings: as resolved.
+        settings: as resolved; where nothing was given for them, as the base model's adapter suggests once it is known.
+        explicit: the settings of each section that were given.
         path: the run directory to write.
         data: what to train on; see `train`.
         start: the run that it goes on from, if any.
@@ -80,6 +81,7 @@ class Job:
     """
 
     settings: Settings
+    explicit: Mapping[str, Collection[str]]
     path: Path
     data: object
     start: Start | None
@@ -139,7 +141,7 @@ def train(
         StoppedError: after SIGTERM or SIGINT, when a checkpoint has been written.
     """
     reporter = reporter or Reporter()
-    explicit = explicit_settings(settings or {})
+    explicit = given_settings(settings or {})
     given: dict[str, Any] = settings.model_dump() if isinstance(settings, Settings) else _deep_copy(settings or {})
     for section, key, value in (
         ("data", "source", str(data) if isinstance(data, (str, Path)) else None),
@@ -170,7 +172,8 @@ def train(
     with claiming(path) if launched_rank() == 0 else nullcontext():
         while True:
             try:
-                return _train(Job(resolved, path, source, start, overwrite, resume, force, reporter, when_checked))
+                asked = Job(resolved, explicit, path, source, start, overwrite, resume, force, reporter, when_checked)
+                return _train(asked)
             except DeviceFullError:
                 smaller = shrink(resolved.training)
                 if smaller is None or launched_size() > 1:
@@ -179,14 +182,7 @@ def train(
             resolved = resolved.model_copy(update={"training": resolved.training.model_copy(update=smaller)})
             resume = "auto" if resume == "never" else resume
             when_checked = None
-            _free_memory()
-
-
-def _free_memory() -> None:
-    """Drop what a failed attempt has left on the device."""
-    from accelerate.utils.memory import clear_device_cache
-
-    clear_device_cache(garbage_collection=True)
+            free_memory()
 
 
 def _train(job: Job) -> Run:
@@ -196,7 +192,7 @@ def _train(job: Job) -> Run:
         if begun:  # else there is nothing to keep yet, and a signal does what it always does
             signals.enter_context(stop)
         with stop.leaving_at_once(stopped(job.path, "before training went on")):
-            material = _read(job)
+            job, material = _read(job)
             prepared = _prepare(job, material)
             unfinished = _join(job, material, prepared)
             model, packed = _load(job, material, prepared)
@@ -227,9 +223,10 @@ class _Material:
     class_weights: tuple[float, ...] | None
     backend: str
     formats: Formats
+    chosen: str
 
 
-def _read(job: Job) -> _Material:
+def _read(job: Job) -> tuple[Job, _Material]:
     """Read and check everything that needs no model. Every process does the same work: nobody waits.
 
     What is wrong with settings, output or data is found before torch is imported, which takes seconds.
@@ -250,14 +247,14 @@ def _read(job: Job) -> _Material:
         job.when_checked()
     from llmcls.model.hardware import choose_formats
 
+    settings, chosen = settle(settings, job.explicit, job.start)
     deepspeed = backend.startswith("zero")
     formats = choose_formats(settings, sharded=backend in SHARDED, training=True, deepspeed=deepspeed)
     check_request(settings, formats, backend)
-    check_by_libraries(settings)
     for line in describe_missing(settings.training, formats.device.type):
         job.reporter.warn(line)
     read.tell(job.reporter)
-    return _Material(splits, weights, backend, formats)
+    return replace(job, settings=settings), _Material(splits, weights, backend, formats, chosen)
 
 
 @dataclass(frozen=True)
@@ -275,7 +272,7 @@ def _prepare(job: Job, material: _Material) -> _Prepared:
     splits, reporter = material.splits, job.reporter
     start = job.start
     assembly = assemble(job.settings, splits.labels, splits.train, start=start.run if start else None)
-    announce(splits, assembly, reporter)
+    announce(splits, assembly, reporter, material.chosen)
     announce_start(start, job.settings, assembly, reporter)
     train_rows, truncated = encode_rows(assembly, splits.train, reporter, "train")
     validation_rows, _ = encode_rows(assembly, splits.validation, reporter, "validation")
@@ -313,7 +310,8 @@ def _join(job: Job, material: _Material, prepared: _Prepared) -> Unfinished:
     if world.is_main:
         best = settings.training.load_best_model_at_end
         checkpoint = choose_checkpoint(folder, job.resume, identity, force=job.force, reporter=job.reporter, best=best)
-    unfinished = Unfinished(path, world, identity, world.share(checkpoint), config)
+    begun_with = settings if job.start is None else job.start.named_in(settings)
+    unfinished = Unfinished(path, world, identity, world.share(checkpoint), config, begun_with)
     described = describe_world(world, formats, settings.training)
     job.reporter.say(f"Loading {base.checkpoint} on {described}")
     doubt_weights(prepared.train_rows, effective_batch(settings.training, world.size), job.reporter)

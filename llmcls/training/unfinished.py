@@ -16,7 +16,9 @@ from typing import Any
 
 from llmcls.console import Reporter
 from llmcls.processes.world import World
+from llmcls.runs.begun import record_settings
 from llmcls.runs.writing import explaining_writes, unfinished_folder, writing
+from llmcls.settings import Settings
 from llmcls.training.checkpoints import SEAL, record_identity, remove_leftovers
 
 
@@ -30,6 +32,7 @@ class Unfinished:
         identity: what must be the same for it to go on, see `describe_run`.
         checkpoint: where it goes on; None: from the beginning.
         config: TRL's configuration.
+        begun_with: all settings, those to begin it with in a process of its own.
     """
 
     path: Path
@@ -37,6 +40,7 @@ class Unfinished:
     identity: dict[str, Any]
     checkpoint: Path | None
     config: Any
+    begun_with: Settings
 
     @property
     def folder(self) -> Path:
@@ -71,6 +75,7 @@ def writing_run(unfinished: Unfinished, overwrite: bool, reporter: Reporter) -> 
     with writing(unfinished.path, overwrite, keep=own):
         with explaining_writes(folder):
             record_identity(folder, unfinished.identity)
+            record_settings(folder, unfinished.begun_with)
         if checkpoint is not None:
             reporter.say(f"Going on from {checkpoint}; --resume never begins anew")
             if own:  # nothing is deleted in another run

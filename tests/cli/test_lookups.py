@@ -129,7 +129,8 @@ def test_a_broken_neighbour_does_not_hide_the_runs(
         (broken / "run.json").write_bytes(content)
         done = llmcls("runs", "list", run.parent, "--json")
         assert [bool(entry["fault"]) for entry in json.loads(done.out)] == [False, True]
-        assert "broken' cannot be read: its run.json is damaged (" in llmcls("runs", "list", run.parent).out
+        shown = " ".join(llmcls("runs", "list", run.parent).out.split())
+        assert "broken cannot be read: its run.json is damaged (" in shown
         assert "run.json cannot be read" in refuse("runs", "show", broken)
     for content in (b"{}", b"[]", b'{"format": "of another program"}'):
         (broken / "run.json").write_bytes(content)
@@ -151,3 +152,14 @@ def test_config_round_trip(llmcls: Callable[..., Any], refuse: Callable[..., str
     assert load_settings(["again.yaml"]).lora.r == 2
     schema = json.loads(llmcls("config", "schema").out)
     assert set(schema["properties"]) == set(Settings.model_fields)
+
+
+def test_config_shows_what_the_base_model_suggests(llmcls: Callable[..., Any]) -> None:
+    first, _, rest = llmcls("config", "show", "--set", "lora.r=3").out.partition("\n")
+    assert first == "# Chosen for nano: training.tuning lora, model.quantization none, training.learning_rate 0.002"
+    shown = yaml.safe_load(rest)
+    assert (shown["training"]["tuning"], shown["model"]["quantization"]) == ("lora", "none")
+    shown = json.loads(llmcls("config", "show", "--json").out)
+    assert (shown["training"]["tuning"], shown["training"]["learning_rate"]) == ("full", 1e-3)
+    unknown = llmcls("config", "show", "--set", "model.base_model=owner/name").out
+    assert unknown.startswith("task:") and "learning_rate: null" in unknown

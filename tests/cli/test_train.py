@@ -51,8 +51,8 @@ def test_says_what_it_does(train: Callable[..., Any], tickets: Path) -> None:
 
 def test_quiet_and_json(train: Callable[..., Any], tickets: Path) -> None:
     done = train(tickets, "--quiet")
-    assert (done.code, done.out, done.err) == (0, "", "")
-    done = train(tickets, "--json", "--overwrite")
+    assert (done.code, done.out, done.err) == (0, "run\n", ""), "the path alone, for scripts"
+    done = train(tickets, "--json", "--quiet", "--overwrite")
     assert (done.code, done.err) == (0, "")
     found = json.loads(done.out)
     assert found["run"] == "run" and found["labels"] == ["billing", "delivery"] and found["train_loss"] > 0

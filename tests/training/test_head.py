@@ -185,7 +185,10 @@ def test_learning_rates(fit: Fit) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"training": {"tuning": "full"}}, "4bit freezes; set model.quantization to none"),
+        (
+            {"training": {"tuning": "full"}, "model": {"quantization": "4bit"}},
+            "4bit freezes; set model.quantization to",
+        ),
         ({"training": {"objective": "head", "loss_normalization": "token"}}, "'head' has one term per row"),
         ({"training": {"objective": "head"}, "prediction": {"method": "generate"}}, "needs a model that writes"),
     ],

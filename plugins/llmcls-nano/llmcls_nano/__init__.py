@@ -35,7 +35,11 @@ class Nano(BaseModelAdapter):
     name = "nano"
     description = "6.45M-parameter Llama inside the package llmcls-nano: for trying llmcls, not for real work"
     checkpoints = {"nano": str(MODEL_FOLDER)}  # noqa: RUF012
+    tuning = "full"
+    quantization = "none"
     learning_rate = 2e-3  # small models take, and need, larger steps than the usual 2e-4
+    full_learning_rate = 1e-3
+    why_suggested = "so small a model fits anywhere, and learns better with all its weights"
 
     def fits(self, checkpoint: str, config: Mapping[str, Any]) -> bool:
         """By shape: six layers of 256 over a vocabulary of 8,192."""
