@@ -33,7 +33,8 @@ test: export TOKENIZERS_PARALLELISM = false
 test: lint $(VENV)/deepspeed ## Install and run every check: ruff, mypy, import-linter, pytest
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-drill: $(VENV)/deepspeed ## Kill trainings and predictions at random for DRILL_MINUTES (60) and compare (RELIABILITY.md)
+drill: $(VENV)/deepspeed ## Train every family; kill trainings and predictions for DRILL_MINUTES (60) and compare
+	LLMCLS_FAMILIES=all $(BIN)/python -m pytest tests/model/test_families.py
 	$(BIN)/python tests/attacks/drill.py --minutes $(DRILL_MINUTES)
 
 lint: $(VENV)/installed ## Run ruff, mypy and import-linter only
