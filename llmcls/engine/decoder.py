@@ -12,21 +12,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 
+from llmcls.engine.attention import windows_of
 from llmcls.engine.trie import Ints
 from llmcls.model.head import SEVERAL, LabelHead
-from llmcls.model.wrapped import is_wrapped
-
-
-def bare(model: Any) -> Any:
-    """The Hugging Face causal LM inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if is_wrapped(model) else model
+from llmcls.model.mixtures import adapts_experts
+from llmcls.model.wrapped import bare
 
 
 def has_head(model: Any) -> bool:
@@ -117,6 +114,24 @@ def settle(model: Any) -> None:
     _settled.add(model)
 
 
+_TURNS = threading.Lock()
+_turns: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+
+
+@contextmanager
+def turn(model: Any) -> Iterator[None]:
+    """One thread at a time: what the model's own forward may write into itself, and what `only_config` does.
+
+    Rope whose angles depend on the length is written into the model at every forward (transformers), which is why such
+    models are left to the slow methods (`supports_packing`). LoRA weights of experts that are kept apart are added to
+    them within every forward, and taken away behind it (PEFT).
+    """
+    with _TURNS:
+        mine = _turns.setdefault(bare(model), threading.RLock())
+    with mine:
+        yield
+
+
 class Decoder:
     """The bare decoder and the output head of a model that `supports_packing`."""
 
@@ -131,17 +146,27 @@ class Decoder:
         scale = 1.0 / getattr(config, "logits_scaling", 1.0) * getattr(config, "logit_scale", 1.0)
         self._scale = 1.0 if self._has_head else scale
         self.vocabulary = vocabulary_size(model)
+        self.windows = windows_of(model)
+        self._alone = adapts_experts(model)
         self.device: torch.device = base.device
 
-    def hidden(self, tokens: Ints, positions: Ints, mask: torch.Tensor | None, cache: Any) -> torch.Tensor:
-        """Final hidden states (tokens, hidden); the cache grows by the tokens. No mask means causal."""
-        output = self._body(
-            input_ids=torch.from_numpy(tokens)[None].to(self.device),
-            position_ids=torch.from_numpy(positions)[None].to(self.device),
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-        )
+    def hidden(self, tokens: Ints, positions: Ints, mask: Any, cache: Any) -> torch.Tensor:
+        """Final hidden states (tokens, hidden); the cache grows by the tokens. No mask means causal.
+
+        Args:
+            tokens: (tokens,) ids.
+            positions: (tokens,) position ids.
+            mask: what `llmcls.engine.attention` makes for this model, or None.
+            cache: keys and values of the tokens before.
+        """
+        with turn(self._body) if self._alone else nullcontext():
+            output = self._body(
+                input_ids=torch.from_numpy(tokens)[None].to(self.device),
+                position_ids=torch.from_numpy(positions)[None].to(self.device),
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+            )
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden
 

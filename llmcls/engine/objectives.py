@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from llmcls.engine.attention import attention_mask
+from llmcls.engine.attention import attention_mask, windows_of
 from llmcls.engine.packing import Batch
 from llmcls.engine.tree import Branch, RowForest, chain, check_prompts, join, shared_prefix_length
 from llmcls.engine.trie import Ints, LabelTrie
@@ -147,10 +147,11 @@ def packed_logits(model: Any, batch: Batch) -> torch.Tensor:
     """The logits (n, vocabulary) of the scored places of a `packed_batch`; see `packed_loss`."""
     exits = batch["tree_exit"][0]
     enter = torch.arange(len(exits), device=exits.device)
+    mask, positions = attention_mask(enter, enter, exits), batch["position_ids"][0]
     logits: torch.Tensor = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
-        attention_mask=attention_mask(enter, enter, exits),
+        attention_mask=windows_of(model).narrow(mask, positions, positions),
         logits_to_keep=batch["points"],
         use_cache=False,
     ).logits

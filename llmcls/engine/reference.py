@@ -10,21 +10,20 @@ mask are served by it.
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from llmcls.engine.decoder import bare, evaluating
+from llmcls.engine.decoder import evaluating, turn
 from llmcls.engine.processor import LabelConstraintLogitsProcessor
 from llmcls.engine.scores import LabelScores
 from llmcls.engine.tree import check_prompts
 from llmcls.engine.trie import LabelTrie
+from llmcls.model.wrapped import bare
 
 
 def reference_scores(
@@ -199,23 +198,6 @@ def _answer_logits(model: Any, prompt: list[int], answers: Sequence[tuple[int, .
         inputs["logits_to_keep"] = longest
     logits: torch.Tensor = model(**inputs).logits
     return logits[:, -longest:]
-
-
-_TURNS = threading.Lock()
-_turns: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
-
-
-@contextmanager
-def turn(model: Any) -> Iterator[None]:
-    """One thread at a time: what the model's own forward may write into itself, and what `only_config` does.
-
-    Rope whose angles depend on the length is written into the model at every forward (transformers), which is why such
-    models are left to the slow methods (`supports_packing`).
-    """
-    with _TURNS:
-        mine = _turns.setdefault(bare(model), threading.RLock())
-    with mine:
-        yield
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class TreeState:
         self._start = chain(prefix.ids)
         self._enter: Ints = self._start.enter
         self._exit: Ints = self._start.exit
+        self._positions: Ints = self._start.positions
         self._cache: Any = cache_of(prefix.layers)
 
     @classmethod
@@ -72,6 +73,7 @@ class TreeState:
         shared = len(first._prefix.ids)
         merged._enter = np.concatenate([merged._enter, *(state._enter[shared:] for state in states)])
         merged._exit = np.concatenate([merged._exit, *(state._exit[shared:] for state in states)])
+        merged._positions = np.concatenate([merged._positions, *(state._positions[shared:] for state in states)])
         layers = []
         for parts in zip(*(state._cache.layers for state in states), strict=True):
             keys = [parts[0].keys] + [part.keys[:, :, shared:] for part in parts[1:]]
@@ -84,22 +86,18 @@ class TreeState:
         """Final hidden states (tokens, hidden) of the next tokens; their ancestors must be fed and not pruned."""
         self._enter = np.concatenate([self._enter, chunk.enter])
         self._exit = np.concatenate([self._exit, chunk.exit])
-        device = self._decoder.device
-        mask = attention_mask(
-            torch.from_numpy(chunk.enter).to(device),
-            torch.from_numpy(self._enter).to(device),
-            torch.from_numpy(self._exit).to(device),
-        )
+        self._positions = np.concatenate([self._positions, chunk.positions])
+        mask = _masks(self._decoder, (chunk.enter, chunk.positions), (self._enter, self._exit, self._positions))
         return self._decoder.hidden(chunk.tokens, chunk.positions, mask, self._cache)
 
     def prune(self, next_enter: int) -> None:
         """Forget the tokens that none from `next_enter` on can see."""
         live = np.flatnonzero(self._exit > next_enter)
         if len(live) == len(self._prefix.ids):
-            self._enter, self._exit = self._start.enter, self._start.exit
+            self._enter, self._exit, self._positions = self._start.enter, self._start.exit, self._start.positions
             self._cache = cache_of(self._prefix.layers)
         elif len(live) < len(self._enter):
-            self._enter, self._exit = self._enter[live], self._exit[live]
+            self._enter, self._exit, self._positions = self._enter[live], self._exit[live], self._positions[live]
             for layer in self._cache.layers:
                 kept = torch.from_numpy(live).to(layer.keys.device)
                 layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]
@@ -208,12 +206,25 @@ def extend(decoder: Decoder, start: Prefix, tokens: tuple[int, ...]) -> Prefix:
     cache = cache_of(start.layers)
     positions = np.arange(len(start.ids), len(start.ids) + len(tokens), dtype=np.int64)
     mask = None
-    if start.ids:
+    if start.ids or decoder.windows.size:
         keys = np.arange(len(start.ids) + len(tokens), dtype=np.int64)
         always: Ints = np.full(len(keys), ALWAYS)
-        mask = attention_mask(*map(torch.from_numpy, (positions, keys, always))).to(decoder.device)
+        mask = _masks(decoder, (positions, positions), (keys, always, keys))
     decoder.hidden(np.asarray(tokens, dtype=np.int64), positions, mask, cache)
     return Prefix(start.ids + tokens, [(layer.keys, layer.values) for layer in cache.layers])
+
+
+def _masks(decoder: Decoder, query: tuple[Ints, Ints], key: tuple[Ints, Ints, Ints]) -> Any:
+    """What the layers of a model get.
+
+    Args:
+        decoder: the model's.
+        query: enter and position of the tokens that are fed.
+        key: enter, exit and position of what they may see: what was fed before, and they themselves.
+    """
+    enter, position = (torch.from_numpy(values).to(decoder.device) for values in query)
+    key_enter, key_exit, key_position = (torch.from_numpy(values).to(decoder.device) for values in key)
+    return decoder.windows.narrow(attention_mask(enter, key_enter, key_exit), position, key_position)
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:

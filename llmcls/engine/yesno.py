@@ -23,17 +23,17 @@ import numpy as np
 import torch
 
 from llmcls.engine.attention import supports_packing
-from llmcls.engine.decoder import bare, evaluating, vocabulary_size
+from llmcls.engine.decoder import evaluating, turn, vocabulary_size
 from llmcls.engine.objectives import Objective, lay_out_tree, pad_right
 from llmcls.engine.packed import PackedScorer, check_vocabulary
 from llmcls.engine.packing import Batch
 from llmcls.engine.plan import ScoringPlan
-from llmcls.engine.reference import turn
 from llmcls.engine.scorer import UnsharedScorer
 from llmcls.engine.scores import Progress, Prompts, Scorer
 from llmcls.engine.tree import check_prompts
 from llmcls.engine.trie import LabelTrie, common_length
 from llmcls.errors import LlmclsError, LlmclsWarning, several
+from llmcls.model.wrapped import bare
 
 
 @dataclass(frozen=True)

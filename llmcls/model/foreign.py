@@ -10,6 +10,7 @@ Code that a model brings is run only where the caller of this process allows it 
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcls.errors import LlmclsError, shorten
 from llmcls.files import read_json
+from llmcls.model.mixtures import PATTERNS_IGNORED
 from llmcls.model.wrapped import import_quickly
 
 if TYPE_CHECKING:
@@ -37,8 +39,14 @@ _LORA_TYPES: Mapping[str, tuple[type, ...]] = {
     "fan_in_fan_out": (bool,),
     "task_type": (str,),
     "modules_to_save": (list, type(None)),
+    "target_parameters": (list, type(None)),  # the stacked weights of experts
+    "rank_pattern": (dict,),
+    "alpha_pattern": (dict,),
 }
 """What of PEFT's settings decides what a run's LoRA weights compute, and how it is written."""
+
+_PATTERN = re.compile(r"\.\*\\\.\w+")
+"""What PEFT calls a stacked weight by where two of a rank are one: `.*\\.gate_up_proj`."""
 
 _REMARKS = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"}
 """What PEFT writes besides and what has no effect here: where weights are, llmcls knows itself."""
@@ -168,8 +176,11 @@ def lora_config(folder: Path) -> LoraConfig:
     known = {name: given[name] for name in _LORA_TYPES if name in given}
     for name, value in known.items():
         words = isinstance(value, list) and all(isinstance(each, str) for each in value)
-        # A truth value is a number to Python.
-        right = type(value) in _LORA_TYPES[name] and (words or not isinstance(value, list))
+        # A truth value is a number to Python. The keys of patterns are regular expressions, which may take for ever.
+        plain = not isinstance(value, dict) or all(
+            _PATTERN.fullmatch(key) and type(number) in (int, float) for key, number in value.items()
+        )
+        right = type(value) in _LORA_TYPES[name] and (words or not isinstance(value, list)) and plain
         if not right:
             raise LlmclsError(f"'{file}' says {name} {value!r:.60}, which is not of the right type; restore the run.")
     try:
@@ -198,6 +209,7 @@ def load_lora(model: Any, folder: Path) -> Any:
         with warnings.catch_warnings():
             # PEFT asks for an attribute by a name that transformers calls deprecated.
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            warnings.filterwarnings("ignore", message=PATTERNS_IGNORED)
             # It only warns of weights that are missing, and would draw them at random.
             warnings.filterwarnings("error", message="Found missing adapter keys")
             adapted = PeftModel.from_pretrained(model, folder, config=config)

@@ -21,6 +21,7 @@ from llmcls.data.paths import is_folder, path_exists
 from llmcls.errors import LlmclsError, unknown
 from llmcls.model.adapter import BaseModelAdapter, base_models
 from llmcls.model.foreign import read_object, refuse_adapter, refuse_code
+from llmcls.model.mixtures import silence_router
 from llmcls.model.wrapped import import_quickly
 from llmcls.processes.collector import resume_collection
 from llmcls.settings import ModelSettings
@@ -266,6 +267,7 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
             # A published classifier as the base model: its head may know other labels.
             **({} if head is None else {**head.config_arguments(), "ignore_mismatched_sizes": True}),
         )
+        silence_router(model.config)
         if head is not None and base.head_labels is not None:
             head.arrange(model, kept_head(base, head), len(base.head_labels))
     if unsound := find_unsound(model):

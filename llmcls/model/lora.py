@@ -39,7 +39,8 @@ def _mergeable(model: PeftModel) -> bool:
     modules = list(model.modules())
     owners = Counter(id(weight) for module in modules for weight in module._parameters.values())
     for layer in (module for module in modules if is_adapted(module)):
-        weight = getattr(layer.get_base_layer(), "weight", None)
+        stacked = getattr(layer, "parameter_name", "weight")  # of experts
+        weight = getattr(layer.get_base_layer(), stacked, None)
         if not isinstance(layer, LoraLayer) or type(weight) is not torch.nn.Parameter or owners[id(weight)] > 1:
             return False
         if layer.lora_variant and weight.dtype != torch.float32:

@@ -24,6 +24,11 @@ def is_wrapped(model: Any) -> bool:
     return peft is not None and isinstance(model, peft.PeftModel)
 
 
+def bare(model: Any) -> Any:
+    """The Hugging Face causal LM inside a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if is_wrapped(model) else model
+
+
 def is_adapted(module: Any) -> bool:
     """Whether the module is a layer with LoRA or other weights of PEFT beside its own."""
     tuners = sys.modules.get("peft.tuners.tuners_utils")

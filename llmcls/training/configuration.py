@@ -99,6 +99,7 @@ def _sft_config(
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         prediction_loss_only=True,
+        router_aux_loss_coef=0.0,  # see `llmcls.model.mixtures`
         disable_tqdm=True,
     )
 
@@ -168,7 +169,9 @@ def clear_target_errors(settings: LoraSettings) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if not any(words in str(error).lower() for words in ("target modules", "target_modules", "lm_head")):
+        if not any(
+            words in str(error).lower() for words in ("target modules", "target_modules", "peft target", "lm_head")
+        ):
             raise
         raise LlmclsError(
             f"lora.target_modules {settings.target_modules!r} cannot be used with this model: {error} "

@@ -32,6 +32,8 @@ from llmcls.engine.decoder import evaluating
 from llmcls.engine.objectives import loss_of, packed_logits, padded_logits, rows_right
 from llmcls.engine.packing import Batch
 from llmcls.model.hardware import exact_dtype
+from llmcls.model.lora_targets import suit_targets
+from llmcls.model.mixtures import PATTERNS_IGNORED, keeping_router_settings
 from llmcls.processes.stopping import StopSignals
 from llmcls.settings import Settings, TrainingSettings
 from llmcls.training.batches import Collator, LaidOutAhead, RowOrder, make_dataset
@@ -401,8 +403,11 @@ def make_trainer(
         make_dataset(rows, filler=config.world_size > 1) if rows else None for rows in (train_rows, validation_rows)
     )
     lora = make_lora_config(settings, assembly.base.adapter) if settings.training.tuning == "lora" else None
-    with warnings.catch_warnings(), clear_target_errors(settings.lora):
+    with warnings.catch_warnings(), clear_target_errors(settings.lora), keeping_router_settings(model):
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        warnings.filterwarnings("ignore", message=PATTERNS_IGNORED)
+        for line in suit_targets(lora, model) if lora else ():
+            reporter.say(f"  {line}")
         trainer = LabelTrainer(
             collator=collator,
             measure=assembly.form.measure,
