@@ -7,11 +7,12 @@ loaded.model, loaded.assembly.encoder, loaded.formats
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmcls.errors import LlmclsError
+from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.labels import LabelSet
 from llmcls.model.foreign import load_lora
 from llmcls.model.loading import LOADING, find_base_model, load_model
@@ -144,6 +145,8 @@ def load_zero_shot(
     resolved = make_settings(given)
     label_set = labels_for_zero_shot(base, labels, resolved.data)
     assembly = assemble(resolved, label_set, as_published=base.head_labels is not None)
+    if (notice := assembly.encoder.frame.notice) and assembly.encoder.is_chat:
+        warnings.warn(notice, LlmclsWarning, stacklevel=3)
     from llmcls.model.hardware import choose_formats
 
     formats = choose_formats(resolved)
