@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcls.answers import Form, form_of
 from llmcls.console import Reporter
@@ -20,11 +20,15 @@ from llmcls.data.splits import DataSplits, load_training_data
 from llmcls.data.weights import relative_weights
 from llmcls.errors import LlmclsError, unknown
 from llmcls.labels import LabelSet
+from llmcls.model.kernels import with_usable_attention
 from llmcls.model.loading import find_base_model
 from llmcls.records import Example
 from llmcls.runs.assembly import Assembly, check_assembly
 from llmcls.settings import DataSettings, Settings, TrainingSettings
 from llmcls.training.names import LOCAL_TRACKER, check_trackers, check_training_names, usable_trackers
+
+if TYPE_CHECKING:
+    import torch
 
 _CHUNK = 512
 
@@ -39,13 +43,14 @@ def check_names(settings: Settings) -> None:
     check_assembly(settings)
 
 
-def check_by_libraries(settings: Settings) -> None:
-    """Refuse what only transformers can tell: trackers that are switched off, and base models that are none.
+def check_by_libraries(settings: Settings, device: torch.device) -> None:
+    """Refuse what only transformers can tell: trackers and attention kernels that do not run, no base model.
 
     Raises:
         LlmclsError: for the first that is wrong.
     """
     check_trackers(settings.training)
+    with_usable_attention(settings.model, device, training=True)
     find_base_model(settings.model)
 
 

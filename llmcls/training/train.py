@@ -253,7 +253,7 @@ def _read(job: Job) -> _Material:
     deepspeed = backend.startswith("zero")
     formats = choose_formats(settings, sharded=backend in SHARDED, training=True, deepspeed=deepspeed)
     check_request(settings, formats, backend)
-    check_by_libraries(settings)
+    check_by_libraries(settings, formats.device)
     for line in describe_missing(settings.training, formats.device.type):
         job.reporter.warn(line)
     read.tell(job.reporter)
