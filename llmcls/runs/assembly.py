@@ -33,6 +33,7 @@ from llmcls.records import Example
 from llmcls.runs.framing import frame_as_published, frame_of_run
 from llmcls.runs.run import Run
 from llmcls.settings import DataSettings, ModelSettings, Settings, make_settings
+from llmcls.settings.sections import with_dtype
 from llmcls.settings.task import rules_for, tasks
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def assemble_run(
     template: str | None = None,
     base_model: str | None = None,
     quantization: str | None = None,
+    dtype: str | None = None,
     verify: bool = True,
     trust_remote_code: bool = False,
 ) -> Assembly:
@@ -163,6 +165,7 @@ def assemble_run(
         template: another template than it was trained with.
         base_model: where its base model is now, if not where it was; refused for a run that holds all weights.
         quantization: how to hold the base weights; as in training when None.
+        dtype: the type of weights that are not quantised, and of computation; as in training when None.
         verify: refuse a base model whose weights are not those that the run was trained on.
         trust_remote_code: whether code that base model or tokenizer bring may run; what the run says of it does not
             count.
@@ -173,6 +176,8 @@ def assemble_run(
     """
     held, used = check_run(run, template=template, base_model=base_model, quantization=quantization, verify=verify)
     held = held.model_copy(update={"trust_remote_code": trust_remote_code})
+    if dtype is not None:
+        held = with_dtype(held, dtype)
     settings = run.settings.model_copy(update={"model": held})
     base, tokenizer = _load_parts(run, held, verify=verify)
     frame = frame_of_run(run, base, tokenizer)
