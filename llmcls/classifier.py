@@ -76,6 +76,7 @@ class Classifier:
         template: str | None = None,
         base_model: str | None = None,
         quantization: str | None = None,
+        dtype: str | None = None,
         prediction: PredictionSettings | None = None,
         trust_remote_code: bool = False,
         merge: bool = True,
@@ -87,6 +88,8 @@ class Classifier:
             template: another template than it was trained with.
             base_model: where its base model is now, if not where it was; refused for a run that holds all weights.
             quantization: how to hold the base weights; as in training when None.
+            dtype: the type of weights that are not quantised, and of computation: `float32`, `bfloat16` or `float16`;
+                when None as in training, or what this machine has instead.
             prediction: how labels are scored; as in the run's settings when None.
             trust_remote_code: whether code that its base model brings may run, whatever the run says of that.
             merge: add LoRA weights to the base weights, where these are not quantised (`llmcls.model.lora.merged`): a
@@ -98,7 +101,7 @@ class Classifier:
         """
         run = run if isinstance(run, Run) else Run.open(run)
         where: dict[str, Any] = {"template": template, "base_model": base_model, "quantization": quantization}
-        loaded = load_run(run, **where, trust_remote_code=trust_remote_code, merge=merge)
+        loaded = load_run(run, **where, dtype=dtype, trust_remote_code=trust_remote_code, merge=merge)
         how = prediction or loaded.assembly.settings.prediction
         return cls._make(loaded, how, run, run.decision)
 

@@ -31,6 +31,7 @@ from llmcls.cli.shared import (
     ListCommand,
     code_option,
     column_options,
+    dtype_option,
     escape_option,
     output_options,
     prediction_options,
@@ -69,6 +70,7 @@ class Request:
     label_column: str | tuple[str, ...] | None
     split: str | None
     base_model: str | None
+    dtype: str | None
     trust_remote_code: bool
     before: bool
     baseline: bool
@@ -99,7 +101,7 @@ class Request:
             click.UsageError: for one that an option gives, too.
         """
         given = settings_for_run(
-            run.settings, self.files, self.assignments, "--base-model, --templates, --trust-remote-code"
+            run.settings, self.files, self.assignments, "--base-model, --dtype, --templates, --trust-remote-code"
         )
         own = run.settings.data
         changed = [f"data.{name}" for name in FIELDS_OF_FORMAT if getattr(given.data, name) != getattr(own, name)]
@@ -145,6 +147,7 @@ class Request:
     "--split", metavar="SPLIT", help="train, validation or test; when not given, test, or a --data file's only split."
 )
 @click.option("--base-model", metavar="M", help="Where the run's base model is now, if not where it was.")
+@dtype_option
 @code_option
 @click.option("--before", is_flag=True, help="Also evaluate the base model before training, and compare.")
 @click.option("--baseline", is_flag=True, help="Also train TF-IDF + logistic regression on the same rows, and compare.")
@@ -225,6 +228,7 @@ def command(**options: Any) -> None:
     loaded = Classifier.load(
         run,
         base_model=where,
+        dtype=request.dtype,
         prediction=settings.prediction,
         trust_remote_code=request.trust_remote_code,
         merge=False,

@@ -24,6 +24,7 @@ from llmcls.cli.shared import (
     TASKS,
     code_option,
     column_options,
+    dtype_option,
     escape_option,
     output_options,
     prediction_options,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 )
 @click.option("--template", metavar="T", help="Another template than the run's.")
 @click.option("--quantization", type=QUANTIZATIONS, help="How base weights are stored.")
+@dtype_option
 @code_option
 @click.option("--probabilities", "all_probabilities", is_flag=True, help="Add one column per label: p(LABEL).")
 @click.option("--label-mass", is_flag=True, help="Add how probable any valid label is; low: a text unlike the labels.")
@@ -138,6 +140,7 @@ def _load(request: Request, way: Way) -> Classifier:
             template=request.template,
             base_model=request.base_model,
             quantization=request.quantization,
+            dtype=request.dtype,
             prediction=way.how,
             trust_remote_code=request.trust_remote_code,
         )

@@ -46,6 +46,7 @@ class Request:
     resume: str
     template: str | None
     quantization: str | None
+    dtype: str | None
     trust_remote_code: bool
     all_probabilities: bool
     label_mass: bool
@@ -222,6 +223,7 @@ def choose_way(request: Request) -> Way:
     if run is None:
         changes |= {"method": request.method}
         options = {f"prediction__{name}": value for name, value in changes.items()}
+        options["model__dtype"] = request.dtype
         options["model__trust_remote_code"] = request.trust_remote_code or None
         settings = gather_settings(request.files, request.assignments, task=request.task, **options)
         named = {"base_model": request.base_model or settings.model.base_model}
@@ -231,7 +233,7 @@ def choose_way(request: Request) -> Way:
         return way if may_have_head(settings.model) else _with_labels(request, way)
     refuse_missing(form_of(run.settings), request.figures)
     check_run(run, template=request.template, base_model=request.base_model, quantization=request.quantization)
-    also = "--base-model, --quantization, --template and --trust-remote-code"
+    also = "--base-model, --quantization, --dtype, --template and --trust-remote-code"
     given = settings_for_run(run.settings, request.files, request.assignments, also)
     settings = change_settings(given, {"prediction": changes | {"method": request.method}})
     # How the files to predict are written is not a matter of the run.

@@ -70,6 +70,16 @@ def code_option(function: F) -> F:
     )(function)
 
 
+def dtype_option(function: F) -> F:
+    """`--dtype`."""
+    return click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        help="The number format of weights that are not quantised, and of computation; when not given as in training, "
+        "or what this machine has instead.",
+    )(function)
+
+
 def settings_options(function: F) -> F:
     """`--config` and `--set`."""
     function = click.option(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmcls.model.adapter import BaseModelAdapter
+from llmcls.model.adapter import BaseModelAdapter, ChatTemplateError, render_chat_template
+from llmcls.model.opening import behind_last
 from llmcls.plugin.hookspecs import hookimpl
 from llmcls.prompt.frame import Frame, Message
+from llmcls.prompt.marks import mark
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -37,14 +39,25 @@ class Llama3(BaseModelAdapter):
 
     def pad_token(self, tokenizer: PreTrainedTokenizerFast) -> str:
         """Reserved for this by Meta; Llama 3.0 vocabularies call the same id differently."""
+        if _speaks_otherwise(tokenizer, _llama3_chat):
+            return super().pad_token(tokenizer)
         return str(tokenizer.convert_ids_to_tokens(128_004))
 
     def turn_end_token(self, tokenizer: PreTrainedTokenizerFast) -> str:
         """`<|eot_id|>`, also for the base models, whose vocabulary has it."""
+        if _speaks_otherwise(tokenizer, _llama3_chat):
+            return super().turn_end_token(tokenizer)
         return "<|eot_id|>"
 
     def frame(self, tokenizer: PreTrainedTokenizerFast) -> Frame:
-        """Header, two newlines, content, `<|eot_id|>`, for each turn."""
+        """Header, two newlines, content, `<|eot_id|>`, for each turn.
+
+        Models that others made of Llama 3 with a chat format of their own have that: DeepSeek-R1-Distill-Llama, Hermes.
+        """
+        return super().frame(tokenizer) if _speaks_otherwise(tokenizer, _llama3_chat) else self.former_frame(tokenizer)
+
+    def former_frame(self, tokenizer: PreTrainedTokenizerFast) -> Frame:
+        """The family's own, whatever the chat template says."""
         return Frame(
             bos_token="<|begin_of_text|>",
             end_token="<|end_of_text|>",
@@ -68,14 +81,24 @@ class TinyLlamaChat(BaseModelAdapter):
 
     def pad_token(self, tokenizer: PreTrainedTokenizerFast) -> str:
         """`<unk>`: the published pad token is `</s>`, which ends answers; byte fallback never yields `<unk>`."""
+        if _speaks_otherwise(tokenizer, _tinyllama_chat):
+            return super().pad_token(tokenizer)
         return "<unk>"
 
     def turn_end_token(self, tokenizer: PreTrainedTokenizerFast) -> str:
         """`</s>`."""
+        if _speaks_otherwise(tokenizer, _tinyllama_chat):
+            return super().turn_end_token(tokenizer)
         return "</s>"
 
     def frame(self, tokenizer: PreTrainedTokenizerFast) -> Frame:
-        """`<|role|>`, newline, content, `</s>`, newline, for each turn."""
+        """`<|role|>`, newline, content, `</s>`, newline, for each turn; fine-tunes with another format have that."""
+        if _speaks_otherwise(tokenizer, _tinyllama_chat):
+            return super().frame(tokenizer)
+        return self.former_frame(tokenizer)
+
+    def former_frame(self, tokenizer: PreTrainedTokenizerFast) -> Frame:
+        """The family's own, whatever the chat template says."""
         return Frame(
             bos_token="<s>",
             end_token="</s>",
@@ -89,6 +112,23 @@ class TinyLlamaChat(BaseModelAdapter):
 def register_base_models() -> list[BaseModelAdapter]:
     """`auto` comes last in every choice: it fits everything."""
     return [Llama3(), TinyLlamaChat(), BaseModelAdapter()]
+
+
+def _speaks_otherwise(tokenizer: PreTrainedTokenizerFast, chat: Callable[[Sequence[Message]], str]) -> bool:
+    """Whether a tokenizer brings a chat template that leads to an answer in other words than its family's format.
+
+    Only what stands behind the text is compared, white space at its end aside: of the head, the families leave the
+    date out, and a system prompt of the template's own.
+    """
+    if tokenizer is None or not tokenizer.chat_template:
+        return False
+    asked = [Message("user", mark("x", "data"))]
+    try:
+        found = render_chat_template(tokenizer, asked)
+    except ChatTemplateError:
+        return False
+    own, theirs = (behind_last(text, asked[0].content).strip() for text in (chat(asked), found))
+    return own != theirs
 
 
 def _llama3_chat(messages: Sequence[Message]) -> str:

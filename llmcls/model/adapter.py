@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
 from llmcls.errors import LlmclsError
+from llmcls.model.opening import find_opening, finished_turn
 from llmcls.plugin.catalog import Catalog
 from llmcls.plugin.manager import load_plugins
 from llmcls.prompt.frame import Frame, Message
@@ -34,6 +37,10 @@ _NO_DATE = "{% macro strftime_now(format) %}{% endmacro %}\n"
 # The chat templates that are known not to cost too much.
 _TRIED: set[str] = set()
 _BRACKETED = re.compile(r"<+[^<>\s]+>+|\[[^\[\]\s]+\]")
+
+
+class ChatTemplateError(LlmclsError):
+    """A model's chat template fails on a chat; plain prompts can do without it."""
 
 
 class BaseModelAdapter:
@@ -102,19 +109,10 @@ class BaseModelAdapter:
     def frame(self, tokenizer: PreTrainedTokenizerFast) -> Frame:
         """How this family wants its prompts framed (see `llmcls.prompt.frame.Frame`)."""
         if tokenizer.chat_template:
-            one_turn = render_chat_template(tokenizer, [Message("user", mark("x", "data"))])
-            bos = tokenizer.bos_token or ""
-            if bos and one_turn.count(bos) > 1:
-                bos = ""  # SmolLM calls the token that begins every turn so
-            # Zephyr's template leaves BOS to the tokenizer.
-            missing = "" if one_turn.startswith(bos) or not _adds(tokenizer, bos) else bos
-            return Frame(
-                bos_token=bos,
-                end_token=self._eos(tokenizer),
-                turn_end_token=self.turn_end_token(tokenizer),
-                chat=lambda messages: missing + render_chat_template(tokenizer, messages),
-                turn_markers=find_turn_markers(tokenizer),
-            )
+            try:
+                return self._chat_frame(tokenizer)
+            except ChatTemplateError as error:
+                return self._frame_without_chat(tokenizer, error)
         return Frame(
             bos_token=tokenizer.bos_token or "",
             end_token=self._eos(tokenizer),
@@ -127,13 +125,42 @@ class BaseModelAdapter:
             ),
         )
 
+    def former_frame(self, tokenizer: PreTrainedTokenizerFast) -> Frame:
+        """The frame that runs were trained with before llmcls knew what models write before an answer."""
+        return replace(self.frame(tokenizer), opening="")
+
+    def _chat_frame(self, tokenizer: PreTrainedTokenizerFast) -> Frame:
+        one_turn = render_chat_template(tokenizer, [Message("user", mark("x", "data"))])
+        bos = tokenizer.bos_token or ""
+        if bos and one_turn.count(bos) > 1:
+            bos = ""  # SmolLM calls the token that begins every turn so
+        # Zephyr's template leaves BOS to the tokenizer.
+        missing = "" if one_turn.startswith(bos) or not _adds(tokenizer, bos) else bos
+        opening = find_opening(partial(render_chat_template, tokenizer), tokenizer.get_chat_template())
+        return Frame(
+            bos_token=bos,
+            end_token=self._eos(tokenizer),
+            turn_end_token=self.turn_end_token(tokenizer),
+            chat=lambda messages: missing + render_chat_template(tokenizer, messages),
+            turn_markers=tuple(sorted({*find_turn_markers(tokenizer), *_markers_in(tokenizer, opening.text)})),
+            notice=opening.notice,
+            opening=opening.text,
+        )
+
+    def _frame_without_chat(self, tokenizer: PreTrainedTokenizerFast, error: ChatTemplateError) -> Frame:
+        """For plain prompts, which a chat template that fails has nothing to do with."""
+
+        def refuse(_: Sequence[Message]) -> str:
+            raise error
+
+        eos = self._eos(tokenizer)
+        return Frame(tokenizer.bos_token or "", end_token=eos, turn_end_token=eos, chat=refuse)
+
     def turn_end_token(self, tokenizer: PreTrainedTokenizerFast) -> str:
         """The token that ends the assistant's turn: what the chat template writes behind an answer."""
         if not tokenizer.chat_template:
             return self._eos(tokenizer)
-        probe = mark("x", "data")
-        turns = [Message("user", mark("y", "data")), Message("assistant", probe)]
-        behind = render_chat_template(tokenizer, turns, add_generation_prompt=False).rpartition(probe)[2].lstrip()
+        behind = finished_turn(partial(render_chat_template, tokenizer))[1].lstrip()
         # Added tokens that are not declared special count too: some fine-tunes forget to.
         added = sorted((token.content for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
         return next((token for token in added if token.strip() and behind.startswith(token)), self._eos(tokenizer))
@@ -150,14 +177,18 @@ def base_models(manager: pluggy.PluginManager | None = None) -> Catalog[BaseMode
 
 
 def render_chat_template(
-    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], add_generation_prompt: bool = True
+    tokenizer: PreTrainedTokenizerFast,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = True,
+    enable_thinking: bool = False,
 ) -> str:
-    """Apply the tokenizer's own chat template, with today's date left out and without a thinking phase.
+    """Apply the tokenizer's own chat template, with today's date left out and, by default, without a thinking phase.
 
     A template that refuses the system role (Gemma's) gets the system text at the head of the first user turn.
 
     Raises:
-        LlmclsError: when the chat template fails.
+        ChatTemplateError: when the chat template fails.
+        LlmclsError: when it costs too much.
     """
     template = tokenizer.get_chat_template()
 
@@ -167,7 +198,7 @@ def render_chat_template(
                 [{"role": turn.role, "content": turn.content} for turn in turns],
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
-                enable_thinking=False,
+                enable_thinking=enable_thinking,
                 chat_template=_NO_DATE + template,
                 date_string="",
             )
@@ -181,8 +212,8 @@ def render_chat_template(
     except Exception as error:  # whatever a filter or method in it raises
         if messages[0].role == "system" and len(messages) > 1 and messages[1].role == "user":
             merged = Message("user", f"{messages[0].content}\n\n{messages[1].content}")
-            return render_chat_template(tokenizer, [merged, *messages[2:]], add_generation_prompt)
-        raise LlmclsError(
+            return render_chat_template(tokenizer, [merged, *messages[2:]], add_generation_prompt, enable_thinking)
+        raise ChatTemplateError(
             f"The model's chat template fails: {' '.join(str(error).split())[:300]}; use the template 'instruction'."
         ) from error
 
@@ -214,8 +245,22 @@ def find_turn_markers(tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
             text = text.replace(token, "\n")
         before, *rest = re.split("|".join(map(re.escape, probes)), text)
         lines = [*before.splitlines()[-1:], *before.strip().splitlines()[-1:], *"\n".join(rest).splitlines()]
-        markers |= {part for line in lines for part in (line.strip(), *_BRACKETED.findall(line))}
-    return tuple(sorted(m for m in markers if len(m) > 2 and not m.replace(" ", "").isalnum()))
+        markers |= _parts_of(lines)
+    return tuple(sorted(marker for marker in markers if _is_marker(marker)))
+
+
+def _markers_in(tokenizer: PreTrainedTokenizerFast, written: str) -> set[str]:
+    for token in control_tokens(tokenizer):
+        written = written.replace(token, "\n")
+    return set(filter(_is_marker, _parts_of(written.splitlines())))
+
+
+def _parts_of(lines: Sequence[str]) -> set[str]:
+    return {part for line in lines for part in (line.strip(), *_BRACKETED.findall(line))}
+
+
+def _is_marker(part: str) -> bool:
+    return len(part) > 2 and not part.replace(" ", "").isalnum()
 
 
 def plain_chat(messages: Sequence[Message]) -> str:

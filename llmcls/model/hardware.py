@@ -7,17 +7,21 @@ formats.dtype, formats.mixed_precision, formats.describe()
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 
-from llmcls.errors import LlmclsError
+from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.processes.world import local_rank, must_use_cpu
 from llmcls.settings import Settings
+
+if TYPE_CHECKING:
+    from llmcls.settings.sections import DType
 
 ACCELERATORS = ("cuda", "xpu", "mps", "npu", "mlu", "musa", "sdaa", "hpu")
 """The torch device types that accelerate knows."""
@@ -148,7 +152,11 @@ def multiplies_bfloat16() -> bool:
 
 
 def choose_formats(
-    settings: Settings, sharded: bool = False, training: bool = False, deepspeed: bool = False
+    settings: Settings,
+    sharded: bool = False,
+    training: bool = False,
+    deepspeed: bool = False,
+    asked: bool = True,
 ) -> Formats:
     """Resolve everything that says `auto`, and refuse what this machine cannot do.
 
@@ -159,6 +167,8 @@ def choose_formats(
             loses updates below 1/256 of a weight. Autocast computes in less. It is for training only: predictions are
             computed in the type of the weights.
         deepspeed: DeepSpeed trains, whose bfloat16 keeps the weights themselves in it: on a CPU only when asked for.
+        asked: whether the type of the weights is asked for now. That of a run which was trained on another machine is
+            not: where this one lacks it, or only emulates it, the run predicts in another one, after a warning.
 
     Raises:
         LlmclsError: for bf16 on a GPU without it, or weights quantised by bitsandbytes on a
@@ -168,25 +178,50 @@ def choose_formats(
     has_bf16 = _has_bfloat16(device)
     # Apple's GPUs compute in float32, too, unless something else is asked for: older ones only emulate bfloat16.
     plain = device.type in ("cpu", "mps")
-    wanted, autocast = settings.model.loaded_dtype, settings.training.mixed_precision
+    wanted = settings.model.loaded_dtype
+    # How it was trained is no matter of predictions, which are computed in the type of the weights.
+    autocast: str = settings.training.mixed_precision if training else "no"
+    if not asked:
+        wanted = _instead(wanted, device, has_bf16)
     if wanted == "auto":
         # Sharded 4-bit weights stored as float32 crash in ZeRO-3, and FSDP needs storage and dtype to be one type.
         learned = training and settings.training.tuning == "full"
         full = learned or (plain and not (sharded and settings.model.quantization == "4bit"))
         wanted = "float32" if full else "bfloat16" if has_bf16 else "float16"
     if autocast == "auto":
-        half: MixedPrecision = "bf16" if has_bf16 else "fp16"
+        half = "bf16" if has_bf16 else "fp16"
         fast = device.type == "cpu" and training and not deepspeed and multiplies_bfloat16()
         autocast = "bf16" if fast else "no" if plain else half
     if autocast == "fp16" and device.type == "cpu":
-        autocast = "no"  # a run trained on a GPU must predict here; training says it (`describe_missing`)
+        autocast = "no"  # which training says (`describe_missing`)
     if not has_bf16 and "bf16" in (autocast, wanted.replace("bfloat16", "bf16")):
         raise LlmclsError(
             "This GPU has no bfloat16; set training.mixed_precision, model.dtype and model.bnb_4bit_compute_dtype to "
             "'auto'."
+            if training
+            else "This GPU has no bfloat16, which model.dtype, model.bnb_4bit_compute_dtype or --dtype asks for; use "
+            "float16 or float32."
         )
     _check_quantization(device, settings.model.quantization)
-    return Formats(device, getattr(torch, wanted), autocast if training else "no", settings.model.quantization, sharded)
+    precision = cast("MixedPrecision", autocast)
+    return Formats(device, getattr(torch, wanted), precision, settings.model.quantization, sharded)
+
+
+def _instead(wanted: DType, device: torch.device, has_bf16: bool) -> DType:
+    """The type that a run predicts in, where the one it was trained in is not this machine's."""
+    if wanted == "bfloat16" and not has_bf16:
+        instead, reason = "float16", "this GPU has none"
+    elif wanted == "float16" and device.type == "cpu":
+        instead, reason = "float32", "CPUs compute in it several times more slowly than in float32"
+    else:
+        return wanted
+    warnings.warn(
+        f"the run's weights were held in {wanted} while it was trained, but {reason}, so predictions are computed in "
+        f"{instead}; --dtype (in Python: Classifier.load(run, dtype=...)) chooses another type.",
+        LlmclsWarning,
+        stacklevel=4,
+    )
+    return cast("DType", instead)
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -13,14 +13,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcls.data.paths import is_folder, path_exists
 from llmcls.errors import LlmclsError, unknown
 from llmcls.model.adapter import BaseModelAdapter, base_models
-from llmcls.model.foreign import read_object, refuse_adapter, refuse_code
+from llmcls.model.foreign import read_object, refuse_adapter
+from llmcls.model.loading_errors import clear_errors, refuse_requantizing
 from llmcls.model.mixtures import silence_router
 from llmcls.model.wrapped import import_quickly
 from llmcls.processes.collector import resume_collection
@@ -66,7 +67,7 @@ class BaseModel:
 
         A checkpoint without safetensors is identified by its architecture only (its config).
         """
-        with _clear_errors(self.checkpoint):
+        with clear_errors(self.checkpoint):
             sample = _sample_weights(self.checkpoint, self.revision)
         if sample is None:
             sample = {k: v for k, v in self.config.items() if not k.startswith("_") and k != "transformers_version"}
@@ -193,7 +194,7 @@ def load_saved_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTr
     """
     from transformers import AutoTokenizer
 
-    with _clear_errors(str(folder), "Restore the run, or train again."):
+    with clear_errors(str(folder), "Restore the run, or train again."):
         read_object(folder / "tokenizer_config.json")
         tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
@@ -213,7 +214,7 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
     """
     from transformers import AutoTokenizer
 
-    with _clear_errors(base.checkpoint):
+    with clear_errors(base.checkpoint):
         tokenizer = AutoTokenizer.from_pretrained(base.checkpoint, **base.hub_arguments)
     if not tokenizer.is_fast:
         raise LlmclsError(f"'{base.checkpoint}' has no fast tokenizer; llmcls needs one to tell text from frame.")
@@ -255,18 +256,26 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
         )
     elif settings.quantization == "8bit":
         quantization = BitsAndBytesConfig(load_in_8bit=True)
-    with LOADING, _clear_errors(base.checkpoint), _new_weights(head):
-        model = (AutoModelForCausalLM if head is None else _head_class(base)).from_pretrained(
+    refuse_requantizing(base.checkpoint, base.config, settings.quantization)
+    with LOADING, clear_errors(base.checkpoint), _new_weights(head):
+        load = partial(
+            (AutoModelForCausalLM if head is None else _head_class(base)).from_pretrained,
             base.checkpoint,
             dtype=formats.dtype,
             quantization_config=quantization,
-            attn_implementation=settings.attn_implementation,
             # A quantised model cannot be moved afterwards: each process loads it onto its own GPU, or a shard of it.
             device_map={"": place} if formats.device.type != "cpu" and not formats.sharded else None,
             **base.hub_arguments,
             # A published classifier as the base model: its head may know other labels.
             **({} if head is None else {**head.config_arguments(), "ignore_mismatched_sizes": True}),
         )
+        try:
+            model = load(attn_implementation=settings.attn_implementation)
+        except ValueError as error:
+            # The default is for those that have it: Mamba has no attention at all, and older code only its own.
+            if settings.attn_implementation != "sdpa" or "scaled_dot_product_attention" not in str(error):
+                raise
+            model = load(attn_implementation="eager")
         silence_router(model.config)
         if head is not None and base.head_labels is not None:
             head.arrange(model, kept_head(base, head), len(base.head_labels))
@@ -339,7 +348,7 @@ def _sample_weights(checkpoint: str, revision: str | None) -> dict[str, list[flo
 def _read_config(checkpoint: str, settings: ModelSettings) -> dict[str, Any]:
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
 
-    with _clear_errors(checkpoint):
+    with clear_errors(checkpoint):
         if path_exists(f"{checkpoint}/config.json"):
             read_object(Path(checkpoint) / "config.json")
         refuse_adapter(checkpoint, settings.revision)
@@ -355,50 +364,3 @@ def _read_config(checkpoint: str, settings: ModelSettings) -> dict[str, Any]:
             "answer; llmcls needs a decoder-only causal LM (`llmcls models list`)."
         )
     return dict(config.to_dict())
-
-
-@contextmanager
-def _clear_errors(checkpoint: str, remedy: str = "") -> Iterator[None]:
-    """Turn transformers' many ways of failing to load into one sentence with the fix."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-    from torch import OutOfMemoryError
-
-    # What a damaged configuration, tokenizer or file of weights comes to in these libraries.
-    known = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError)
-    try:
-        yield
-    except OutOfMemoryError:
-        raise
-    except (*known, SafetensorError, StrictDataclassError) as error:
-        raise _explain(checkpoint, error, remedy) from error
-    except Exception as error:
-        if type(error) is not Exception:  # tokenizers raises this very class
-            raise
-        raise _explain(checkpoint, error, remedy) from error
-
-
-def _explain(checkpoint: str, error: Exception, remedy: str) -> LlmclsError:
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    causes = [error, error.__cause__, error.__context__]
-    if any(isinstance(cause, GatedRepoError) for cause in causes) or "gated repo" in str(error):
-        return LlmclsError(
-            f"'{checkpoint}' is gated: accept its licence at https://huggingface.co/{checkpoint}, then run "
-            "`hf auth login` or set HF_TOKEN."
-        )
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-        return LlmclsError(
-            f"There is no model '{checkpoint}' on the Hub, or it is private: check the name, or set HF_TOKEN."
-        )
-    if "trust_remote_code=True" in str(error):  # transformers: the class is not one of its own
-        return refuse_code(f"'{checkpoint}'", checkpoint)
-    lines = str(error).strip().split("\n")
-    first = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])[:300]
-    if "ignore_mismatched_sizes" in str(error):  # and the sizes are in a report on standard error
-        first = "its weights have other shapes than its config.json says"
-    elif not isinstance(error, (OSError, ValueError)):  # of a KeyError the text alone says nothing
-        first = f"a file of it is damaged, or of a kind that is not known ({type(error).__name__} {first})"
-    first = first if first.endswith((".", "!", "?")) else f"{first}."
-    remedy = remedy or "Check the name or folder; without a network, only downloaded models and 'nano' work."
-    return LlmclsError(f"'{checkpoint}' cannot be loaded: {first} {remedy}")

@@ -12,17 +12,14 @@ a router that shifts with a few hundred rows forgets what its experts are for. W
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 from llmcls.errors import LlmclsError, shorten
 from llmcls.model.mixtures import has_experts
+from llmcls.model.targets import ALL_LINEAR, stacked_weights
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
-ALL_LINEAR = "all-linear"
-"""What PEFT and llmcls call all linear layers but the output layer."""
 
 _ROUTERS = {"gate", "router"}  # names of modules; the gate of a shared expert is another thing
 LEFT_OUT = (
@@ -45,10 +42,10 @@ def suit_targets(config: LoraConfig, model: Any) -> list[str]:
     """
     if config.target_modules == ALL_LINEAR:
         kept = _adaptable_layers(config, model)
-        if kept and (kept != _linear_layers(model) or _stacked_targets(config, model)):
+        if kept and (kept != _linear_layers(model) or stacked_weights(config, model)):
             config.target_modules = kept
         return [LEFT_OUT] if has_experts(model) else []
-    if not (stacked := _stacked_targets(config, model)):
+    if not (stacked := stacked_weights(config, model)):
         return []
     if config.use_dora:
         raise LlmclsError(
@@ -88,19 +85,5 @@ def _adaptable_layers(config: LoraConfig, model: Any) -> list[str]:
         if id(module) in inside and not routes:
             kept.append(name)
     leaves = {name.rpartition(".")[2] for name in kept}
-    stacked = {leaf for leaf in leaves if _stacked_targets(config, model, [leaf])}
+    stacked = {leaf for leaf in leaves if stacked_weights(config, model, [leaf])}
     return [name for name in kept if name.rpartition(".")[2] not in stacked]
-
-
-def _stacked_targets(config: LoraConfig, model: Any, targets: list[str] | None = None) -> list[str]:
-    """The stacked weights that PEFT takes some target modules for: the names that experts had when they were layers."""
-    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
-
-    tried = copy.deepcopy(config)  # whose patterns are changed in place
-    if targets is not None:
-        tried.target_modules = set(targets)
-    try:
-        convert_peft_config_for_transformers(tried, model, None)
-    except ValueError:  # one of two names that are one weight now
-        return [] if targets is None else targets
-    return sorted(tried.target_parameters or ())

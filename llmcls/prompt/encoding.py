@@ -14,7 +14,7 @@ there is no second place that decides this.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from llmcls.errors import LlmclsError
@@ -108,7 +108,7 @@ class Encoder:
         windowed: bool = True,
     ) -> None:
         self.tokenizer = tokenizer
-        self.frame = frame
+        self.frame = frame = replace(frame, opening="") if head else frame
         self.template = template
         self.labels = labels
         self.max_length = min(max_length, positions or max_length)

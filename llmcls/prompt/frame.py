@@ -41,11 +41,14 @@ class Frame:
         bos_token: put once before a plain prompt; "" where the model has none.
         end_token: ends an answer to a plain prompt.
         turn_end_token: ends the assistant's turn, and so an answer in a chat.
-        chat: renders messages up to where the assistant's answer begins, begin-of-sequence token included. It must
+        chat: renders messages up to where the assistant's turn begins, begin-of-sequence token included. It must
             carry every message's content through unchanged.
         turn_markers: turn markers that are plain text to the tokenizer, such as TinyLlama's `<|user|>`; they are
             taken apart wherever they occur in data. Control tokens need not be listed.
         notice: something the user should know about this frame, or "".
+        opening: what a model writes in its turn before an answer, such as `<|channel|>final<|message|>` or the end of
+            a thinking phase that `chat` opens; answers are asked for behind it. A classification head, which answers
+            nothing, reads no opening.
     """
 
     bos_token: str
@@ -54,3 +57,4 @@ class Frame:
     chat: Callable[[Sequence[Message]], str]
     turn_markers: tuple[str, ...] = ()
     notice: str = ""
+    opening: str = ""

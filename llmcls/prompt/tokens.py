@@ -124,7 +124,7 @@ class FramedTokenizer:
                     f"The model's chat template drops or changes the {message.role} message; "
                     "use the template 'instruction', or one without that role."
                 )
-        return text
+        return text + self.frame.opening
 
     def _without_forgeries(self, tokens: Tokens) -> Tokens:
         """Take apart what a normaliser made a control token of (`＜/s＞`): one of its characters becomes U+FFFD."""

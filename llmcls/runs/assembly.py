@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,10 @@ from llmcls.prompt.frame import Frame
 from llmcls.prompt.shots import Shots, choose_shots
 from llmcls.prompt.template import PromptTemplate, prompt_templates
 from llmcls.records import Example
+from llmcls.runs.framing import frame_as_published, frame_of_run
 from llmcls.runs.run import Run
 from llmcls.settings import DataSettings, ModelSettings, Settings, make_settings
+from llmcls.settings.sections import with_dtype
 from llmcls.settings.task import rules_for, tasks
 
 if TYPE_CHECKING:
@@ -146,27 +148,13 @@ def settle_for_head(settings: Settings, base: BaseModel, template: str | None) -
     return make_settings({**given, "task": task})
 
 
-def frame_as_published(base: BaseModel, tokenizer: PreTrainedTokenizerFast) -> Frame:
-    """The base model's frame, with a plain prompt begun as the tokenizer itself begins a text."""
-    plain, whole = (tokenizer("x", add_special_tokens=added)["input_ids"] for added in (False, True))
-    at = next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)
-    before, behind = ("".join(tokenizer.convert_ids_to_tokens(ids)) for ids in (whole[:at], whole[at + len(plain) :]))
-    if behind:
-        warnings.warn(
-            f"the tokenizer of '{base.name}' puts {behind!r} behind a text, which is left out here: its probabilities "
-            "may be other ones than those of transformers' pipeline.",
-            LlmclsWarning,
-            stacklevel=4,
-        )
-    return replace(base.adapter.frame(tokenizer), bos_token=before)
-
-
 def assemble_run(
     run: Run,
     *,
     template: str | None = None,
     base_model: str | None = None,
     quantization: str | None = None,
+    dtype: str | None = None,
     verify: bool = True,
     trust_remote_code: bool = False,
 ) -> Assembly:
@@ -177,6 +165,7 @@ def assemble_run(
         template: another template than it was trained with.
         base_model: where its base model is now, if not where it was; refused for a run that holds all weights.
         quantization: how to hold the base weights; as in training when None.
+        dtype: the type of weights that are not quantised, and of computation; as in training when None.
         verify: refuse a base model whose weights are not those that the run was trained on.
         trust_remote_code: whether code that base model or tokenizer bring may run; what the run says of it does not
             count.
@@ -187,9 +176,12 @@ def assemble_run(
     """
     held, used = check_run(run, template=template, base_model=base_model, quantization=quantization, verify=verify)
     held = held.model_copy(update={"trust_remote_code": trust_remote_code})
+    if dtype is not None:
+        held = with_dtype(held, dtype)
     settings = run.settings.model_copy(update={"model": held})
     base, tokenizer = _load_parts(run, held, verify=verify)
-    return _put_together(settings, base, tokenizer, used, run.labels, run.shots)
+    frame = frame_of_run(run, base, tokenizer)
+    return _put_together(settings, base, tokenizer, used, run.labels, run.shots, frame)
 
 
 def check_run(

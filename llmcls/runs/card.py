@@ -49,6 +49,7 @@ class _Base(BaseModel):
     name: str
     adapter: str
     fingerprint: str
+    opening: _Words | None = None
 
 
 class _Data(BaseModel):

@@ -7,13 +7,15 @@ loaded.model, loaded.assembly.encoder, loaded.formats
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmcls.errors import LlmclsError
+from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.labels import LabelSet
 from llmcls.model.foreign import load_lora
+from llmcls.model.kernels import with_usable_attention
 from llmcls.model.loading import LOADING, find_base_model, load_model
 from llmcls.model.lora import merged
 from llmcls.model.suggestion import suggest
@@ -54,6 +56,7 @@ def load_run(
     template: str | None = None,
     base_model: str | None = None,
     quantization: str | None = None,
+    dtype: str | None = None,
     trust_remote_code: bool = False,
     merge: bool = True,
 ) -> Loaded:
@@ -64,11 +67,12 @@ def load_run(
             is unknown.
     """
     where: dict[str, Any] = {"template": template, "base_model": base_model, "quantization": quantization}
-    assembly = assemble_run(run, **where, trust_remote_code=trust_remote_code)
+    assembly = assemble_run(run, **where, dtype=dtype, trust_remote_code=trust_remote_code)
     from llmcls.model.hardware import choose_formats  # with torch, after all that can be wrong without it
 
-    formats = choose_formats(assembly.settings)
-    model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
+    formats = choose_formats(assembly.settings, asked=dtype is not None)
+    held = with_usable_attention(assembly.settings.model, formats.device, training=False, asked=False)
+    model: Any = load_model(assembly.base, held, formats, assembly.head)
     if not run.whole:
         with LOADING:
             model = load_lora(model, run.lora_path)
@@ -111,6 +115,9 @@ def load_base_before(run: Run, trained: Loaded, base_model: str | None = None) -
     settings = run.settings.model.model_copy(update=held) if run.whole else own
     if base_model:
         settings = settings.model_copy(update={"base_model": base_model})
+    with warnings.catch_warnings():  # which the trained one has given
+        warnings.simplefilter("ignore", LlmclsWarning)
+        settings = with_usable_attention(settings, trained.formats.device, training=False, asked=False)
     assembly = replace(trained.assembly, base=find_trained_base(settings, run))
     return replace(
         trained, assembly=assembly, model=load_model(assembly.base, settings, trained.formats, assembly.head)
@@ -147,7 +154,10 @@ def load_zero_shot(
     resolved = make_settings(given)
     label_set = labels_for_zero_shot(base, labels, resolved.data)
     assembly = assemble(resolved, label_set, as_published=base.head_labels is not None)
+    if (notice := assembly.encoder.frame.notice) and assembly.encoder.is_chat:
+        warnings.warn(notice, LlmclsWarning, stacklevel=3)
     from llmcls.model.hardware import choose_formats
 
     formats = choose_formats(resolved)
+    with_usable_attention(resolved.model, formats.device, training=False)
     return Loaded(assembly, formats, load_model(assembly.base, resolved.model, formats, assembly.head))

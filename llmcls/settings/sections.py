@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from llmcls.errors import LlmclsError
+from llmcls.errors import LlmclsError, unknown
 from llmcls.settings.rows import Size, check_kept
 from llmcls.settings.task import OneOf
 
@@ -278,6 +278,17 @@ class ModelSettings(Section):
                 "computes in one type; leave dtype out"
             )
         return self
+
+
+def with_dtype(settings: ModelSettings, dtype: str) -> ModelSettings:
+    """The same, with weights that are not quantised, and computation, in one type.
+
+    Raises:
+        LlmclsError: for a type that there is not.
+    """
+    if dtype not in get_args(DType):
+        raise LlmclsError(unknown("dtype", dtype, get_args(DType)))
+    return settings.model_copy(update={"dtype": dtype, "bnb_4bit_compute_dtype": "auto"})
 
 
 class PromptSettings(Section):

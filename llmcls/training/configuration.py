@@ -1,7 +1,7 @@
 """Settings to the configurations of the libraries that train: TRL's `SFTConfig` and PEFT's `LoraConfig`.
 
     config = make_config(settings, formats, adapter, folder, bool(validation_rows))   # joins the other processes
-    lora = make_lora_config(settings, adapter)
+    lora = make_lora_config(settings, adapter, model)
 
 What a library refuses becomes one sentence here.
 """
@@ -19,11 +19,14 @@ from trl import SFTConfig
 
 from llmcls.errors import LlmclsError
 from llmcls.model.hardware import Formats
+from llmcls.model.targets import ALL_LINEAR, choose_targets
 from llmcls.processes.world import tell_deepspeed_cpu
 from llmcls.settings import LoraSettings, Settings
 from llmcls.training.names import usable_trackers
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from llmcls.answers import Form, Layout
     from llmcls.model.adapter import BaseModelAdapter
 
@@ -134,18 +137,26 @@ def check_ranking(form: Form, layout: Layout, model: Any, targets: Sequence[Any]
         )
 
 
-def make_lora_config(settings: Settings, adapter: BaseModelAdapter) -> LoraConfig:
+def make_lora_config(settings: Settings, adapter: BaseModelAdapter, model: PreTrainedModel) -> LoraConfig:
     """PEFT's configuration; target modules from the settings, or else the base-model adapter's.
 
     A classification head is trained whole and saved with the LoRA weights.
+
+    Raises:
+        LlmclsError: for target modules that the model has not, or that LoRA cannot change.
     """
     lora, head = settings.lora, settings.training.objective == "head"
-    targets = lora.target_modules or adapter.lora_target_modules
+    targets: str | list[str]
+    if lora.target_modules:
+        targets = choose_targets(model, lora.target_modules)
+    else:
+        whose = f"the LoRA target modules of base-model adapter '{adapter.name}'"
+        targets = choose_targets(model, adapter.lora_target_modules, whose)
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=targets,
         bias=lora.bias,
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
@@ -170,10 +181,12 @@ def clear_target_errors(settings: LoraSettings) -> Iterator[None]:
         yield
     except ValueError as error:
         if not any(
-            words in str(error).lower() for words in ("target modules", "target_modules", "peft target", "lm_head")
+            words in str(error).lower() for words in ("target module", "target_modules", "peft target", "lm_head")
         ):
             raise
+        asked = settings.target_modules
+        remedy = f"Set it to '{ALL_LINEAR}'" if asked not in (None, ALL_LINEAR) else "Name other modules in it"
         raise LlmclsError(
-            f"lora.target_modules {settings.target_modules!r} cannot be used with this model: {error} "
-            "Leave the setting out for the base model's own choice, or use all-linear."
+            f"lora.target_modules {asked!r} cannot be used with this model: {' '.join(str(error).split())} "
+            f"{remedy}, or train without LoRA (training.tuning=full)."
         ) from error

@@ -102,6 +102,7 @@ def describe(
             "name": base.name,
             "checkpoint": base.checkpoint,
             "adapter": base.adapter.name,
+            "opening": encoder.frame.opening,
             "revision": base.config.get("_commit_hash") or base.revision,
             "fingerprint": base.fingerprint,
         },

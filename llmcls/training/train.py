@@ -19,6 +19,7 @@ from llmcls.answers.form import Decision
 from llmcls.console import Reporter
 from llmcls.data.splits import DataSplits
 from llmcls.errors import LlmclsError
+from llmcls.model.kernels import with_usable_attention
 from llmcls.model.loading import load_model, locate
 from llmcls.processes.stopping import StoppedError, StopSignals
 from llmcls.processes.world import join_training, launched_rank, launched_size, requested_backend
@@ -251,6 +252,7 @@ def _read(job: Job) -> tuple[Job, _Material]:
     deepspeed = backend.startswith("zero")
     formats = choose_formats(settings, sharded=backend in SHARDED, training=True, deepspeed=deepspeed)
     check_request(settings, formats, backend)
+    with_usable_attention(settings.model, formats.device, training=True)
     for line in describe_missing(settings.training, formats.device.type):
         job.reporter.warn(line)
     read.tell(job.reporter)

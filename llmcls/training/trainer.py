@@ -402,7 +402,8 @@ def make_trainer(
     train_data, validation_data = (
         make_dataset(rows, filler=config.world_size > 1) if rows else None for rows in (train_rows, validation_rows)
     )
-    lora = make_lora_config(settings, assembly.base.adapter) if settings.training.tuning == "lora" else None
+    adapter = assembly.base.adapter
+    lora = make_lora_config(settings, adapter, model) if settings.training.tuning == "lora" else None
     with warnings.catch_warnings(), clear_target_errors(settings.lora), keeping_router_settings(model):
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         warnings.filterwarnings("ignore", message=PATTERNS_IGNORED)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from llmcls.errors import LlmclsError
+from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.model.hardware import (
     Formats,
     choose_device,
@@ -147,3 +147,40 @@ def test_random_numbers_are_left_alone(machine: Any, monkeypatch: pytest.MonkeyP
         torch.rand(5)
     assert torch.equal(torch.rand(2), expected)
     assert states == (["before"] if kind == "mps" else [])
+
+
+def test_what_concerns_training_is_not_asked_at_prediction(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine("cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    trained = make_settings({**PLAIN, "training": {"mixed_precision": "bf16"}})
+    assert choose_formats(trained).arithmetic == choose_formats(trained, asked=False).arithmetic
+    assert choose_formats(trained).arithmetic == "float16, no autocast"
+    with pytest.raises(LlmclsError, match=r"no bfloat16; set training\.mixed_precision"):
+        choose_formats(trained, training=True)
+    machine(None)
+    fp16 = make_settings({**PLAIN, "training": {"mixed_precision": "fp16"}})
+    assert choose_formats(fp16, asked=False).arithmetic == "float32, no autocast"
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "found", "says"),
+    [
+        ("cuda", {"quantization": "none", "dtype": "bfloat16"}, "float16", "bfloat16 .* this GPU has none"),
+        ("cuda", {"bnb_4bit_compute_dtype": "bfloat16"}, "float16", "this GPU has none"),
+        (None, {"quantization": "none", "dtype": "float16"}, "float32", "float16 .* several times more slowly"),
+        (None, {"bnb_4bit_compute_dtype": "float16"}, "float32", "--dtype .* chooses another type"),
+    ],
+)
+def test_a_run_s_number_format_gives_way(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, kind: str | None, model: Any, found: str, says: str
+) -> None:
+    machine(kind)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    settings = make_settings({"model": model})
+    with pytest.warns(LlmclsWarning, match=says):
+        assert choose_formats(settings, asked=False).dtype_name == found
+    if kind is None:
+        assert choose_formats(settings).dtype_name == "float16", "what is asked for now is done"
+    else:
+        with pytest.raises(LlmclsError, match=r"This GPU has no bfloat16, which .* --dtype asks for; use float16"):
+            choose_formats(settings)
