@@ -33,6 +33,7 @@ from llmcls.cli.shared import (
     start,
     typed,
 )
+from llmcls.cli.texts import TextsCommand, texts_arrive
 from llmcls.console import Reporter
 from llmcls.errors import LlmclsError
 from llmcls.processes.stopping import failing_once
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from llmcls.records import Prediction
 
 
-@click.command("predict", short_help="Classify texts.")
+@click.command("predict", cls=TextsCommand, short_help="Classify texts.")
 @click.argument("texts", nargs=-1)
 @click.option("--run", "run_path", metavar="DIR", help="A trained run.")
 @click.option("--base-model", metavar="M", help="Without --run: predict with a base model as it is (zero-shot).")
@@ -53,7 +54,13 @@ if TYPE_CHECKING:
     help="The labels: for zero-shot prediction, or others than the run's. Quote one that holds a comma.",
 )
 @click.option("--task", type=TASKS, help="Zero-shot: one label a text (the default), or any number of them.")
-@click.option("--input", "source", metavar="FILE|-", help="Texts to classify; - reads one text a line, as they come.")
+@click.option(
+    "--input",
+    "source",
+    metavar="FILE|-",
+    help="Texts to classify; - reads one text a line from the standard input, as they come, which is also where texts "
+    "come from when neither texts nor FILE are given.",
+)
 @click.option(
     "--output",
     metavar="FILE",
@@ -90,6 +97,7 @@ def command(**options: Any) -> None:
     \b
     llmcls predict --run runs/tickets "Where is my parcel?"
     llmcls predict --run runs/tickets --input new.csv --output labelled.csv
+    cat new.txt | llmcls predict --run runs/tickets
     llmcls predict --run runs/tickets --labels billing,delivery,complaint "I am not amused"
     llmcls predict --base-model llama-3.2-1b-instruct --template chat --labels spam,ham --input mails.csv
 
@@ -101,10 +109,13 @@ def command(**options: Any) -> None:
     A row below a threshold (--min-probability, --min-label-mass) gets "no answer" (prediction.no_answer) instead of a
     label, with the probability of its best one.
     """
-    request = Request(**options)
+    arriving = not options["texts"] and options["source"] is None and texts_arrive()
+    request = Request(**options | ({"source": "-"} if arriving else {}))
     if request.output is None and typed(click.get_current_context(), "resume"):
         raise click.UsageError("--resume is for --output FILE; nothing else can be gone on with.")
     reporter = start(request.quiet, request.as_json)
+    if arriving:  # whoever has forgotten the texts, and left a pipe open, would wait for ever
+        reporter.say("Reading texts from the standard input, one a line.")
     _ = request.format  # an ending without a format is refused by all processes alike
     world = join_prediction()
     if world.size > 1 and request.source == "-":

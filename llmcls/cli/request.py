@@ -66,7 +66,8 @@ class Request:
 
     def __post_init__(self) -> None:
         if bool(self.texts) == bool(self.source):
-            raise click.UsageError("Give either texts or --input FILE.")
+            also = "" if self.texts else ", or texts on the standard input, one a line"
+            raise click.UsageError(f"Give either texts or --input FILE{also}.")
         if self.output == "-":
             raise click.UsageError("Leave --output out to write to the standard output.")
         if self.overwrite and not self.output:

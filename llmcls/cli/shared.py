@@ -6,7 +6,7 @@ import csv
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -217,10 +217,19 @@ def gather_settings(files: Sequence[str], assignments: Sequence[str], **options:
         click.UsageError: when `--set` gives a setting that an option gives, too.
     """
     given = {name.replace("__", "."): value for name, value in options.items() if value not in (None, ())}
-    assigned = {assignment.partition("=")[0].strip() for assignment in assignments}
-    if twice := [name for name in given if name in assigned]:
+    assigned = merge_settings((), assignments)
+    if twice := [name for name in given if _holds(assigned, name)]:
         raise click.UsageError(f"{', '.join(twice)} is given by an option and by --set; keep one of the two.")
     return load_settings(files, assignments, given)
+
+
+def _holds(nested: Any, name: str) -> bool:
+    """Whether a nested mapping has a value at a dotted name."""
+    for part in name.split("."):
+        if not isinstance(nested, Mapping) or part not in nested:
+            return False
+        nested = nested[part]
+    return True
 
 
 def settings_for_run(trained: Settings, files: Sequence[str], assignments: Sequence[str], also: str) -> Settings:

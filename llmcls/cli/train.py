@@ -42,7 +42,8 @@ class KeepsArguments(click.Command):
 
 
 @click.command("train", cls=KeepsArguments)
-@click.option("--data", metavar="DIR|FILE|SPEC", help="Labelled texts: a folder, a file, demo:, hub:NAME, ...")
+@click.argument("source", metavar="[DATA]", required=False)
+@click.option("--data", metavar="DATA", help="Labelled texts: a folder, a file, demo:, hub:NAME, ...")
 @column_options
 @click.option(
     "--labels", metavar="A,B,C", help="The labels in the order wanted (data.labels); quote one that holds a comma."
@@ -54,6 +55,17 @@ class KeepsArguments(click.Command):
 @code_option
 @click.option("--template", metavar="T", help="A name from `llmcls templates list`, or a .j2 file.")
 @click.option("--quantization", type=QUANTIZATIONS, help="How base weights are stored while training.")
+@click.option("--epochs", type=float, metavar="N", help="Passes over the training rows (training.num_train_epochs).")
+@click.option(
+    "--max-steps", type=int, metavar="N", help="Optimizer steps, whatever --epochs there are (training.max_steps)."
+)
+@click.option("--learning-rate", type=float, metavar="R", help="Peak learning rate (training.learning_rate).")
+@click.option(
+    "--batch-size",
+    type=int,
+    metavar="N",
+    help="Rows per device and forward pass in training (training.per_device_train_batch_size).",
+)
 @click.option("--output-dir", metavar="DIR", help="Run directory to write; runs/DATA-MODEL-TIME when not given.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing run.")
 @click.option(
@@ -77,6 +89,7 @@ class KeepsArguments(click.Command):
 def command(
     context: click.Context,
     /,
+    source: str | None,
     data: str | None,
     text_columns: tuple[str, ...],
     label_column: str | tuple[str, ...] | None,
@@ -86,6 +99,10 @@ def command(
     trust_remote_code: bool,
     template: str | None,
     quantization: str | None,
+    epochs: float | None,
+    max_steps: int | None,
+    learning_rate: float | None,
+    batch_size: int | None,
     output_dir: str | None,
     overwrite: bool,
     resume: str,
@@ -99,17 +116,22 @@ def command(
 ) -> None:
     """Train a classifier on labelled texts.
 
+    DATA is what --data names, too: a folder, a file, demo:, hub:NAME, ...
+
     \b
-    llmcls train --data tickets.csv
+    llmcls train tickets.csv
+    llmcls train tickets.csv --epochs 5 --learning-rate 1e-4 --batch-size 16
     llmcls train --data arxiv/ --text-column title --text-column abstract --base-model llama-3.2-1b
     llmcls train --config examples/arxiv.yaml --data arxiv/ --set training.max_steps=100
     llmcls train --data tickets.csv --launch zero2 --num-processes 8
     """
+    if source is not None and data is not None:
+        raise click.UsageError(f"The data is given twice, as {source!r} and by --data {data!r}; keep one.")
     settings = gather_settings(
         files,
         assignments,
         task=task,
-        data__source=data,
+        data__source=data if source is None else source,
         data__text_columns=text_columns,
         data__label_column=label_column,
         data__labels=None if labels is None else tuple(split_labels(labels)),
@@ -117,8 +139,17 @@ def command(
         model__trust_remote_code=trust_remote_code or None,
         prompt__template=template,
         model__quantization=quantization,
+        training__num_train_epochs=epochs,
+        training__max_steps=max_steps,
+        training__learning_rate=learning_rate,
+        training__per_device_train_batch_size=batch_size,
         output_dir=output_dir,
     )
+    if epochs is not None and (steps := settings.training.max_steps) > 0:
+        raise click.UsageError(
+            f"--epochs {epochs:g} has no effect, for training.max_steps is {steps} and ends the training; leave one "
+            "of them out, or set training.max_steps to -1."
+        )
     from llmcls.processes.stopping import EXIT_CODE, START_AGAIN, StoppedError, failing_once, tell_status
     from llmcls.processes.world import is_launched
     from llmcls.training.memory import DeviceFullError, advise, shrink
@@ -242,7 +273,7 @@ class _Launching:
 
         arguments = self.arguments
         if self.settings.output_dir is None:  # every attempt goes on with the same run
-            arguments = [*arguments, "--output-dir", str(default_path(self.settings))]
+            arguments = ["--output-dir", str(default_path(self.settings)), *arguments]
         request = LaunchRequest(self.launcher or "ddp", **self.machines)
         reporter = Reporter(self.quiet)
         return launch(request, ["train", *arguments], lambda smaller: reporter.warn(explain(smaller)))

@@ -195,8 +195,7 @@ def launch(request: LaunchRequest, command: Sequence[str], before_retry: Callabl
             return code
         before_retry(settings)
         # Of several --set of one name the last counts. What has been written since counts too: the run is ours.
-        command += [word for name, value in settings.items() for word in ("--set", f"training.{name}={value}")]
-        command = _going_on(command)
+        command = _going_on(_with_settings(command, settings))
 
 
 def refuse_launch(request: LaunchRequest) -> None:
@@ -217,6 +216,15 @@ def refuse_launch(request: LaunchRequest) -> None:
             f"'{request.name}' has distributed_type NO, which is one process: leave --launch out, or choose one of "
             "`llmcls launch list`."
         )
+
+
+def _with_settings(command: Sequence[str], settings: dict[str, int]) -> list[str]:
+    """The same command with other settings of `training`, in place of the option that stands for one of them."""
+    pairs = zip(["", *command], command, strict=False)
+    kept = [word for before, word in pairs if "--batch-size" not in (before, word.partition("=")[0])]
+    end = kept.index("--") if "--" in kept else len(kept)  # what follows is no option
+    given = [word for name, value in settings.items() for word in ("--set", f"training.{name}={value}")]
+    return [*kept[:end], *given, *kept[end:]]
 
 
 def _going_on(command: Sequence[str]) -> list[str]:

@@ -135,7 +135,6 @@ def test_problems_are_found_before_the_model_is_loaded(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "Give either texts or --input"),
         (("x", "--input", "-"), "Give either texts or --input"),
         (("x",), "Give --run DIR, or --labels A,B,C with a --base-model M"),
         (("x", "--base-model", "nano"), "Give --run DIR, or --labels A,B,C with a --base-model M"),

@@ -45,6 +45,9 @@ MISTAKES: list[tuple[str, int, str]] = [
     ("train --data ok.csv --launch nope", 1, "Unknown launch configuration 'nope'"),
     ("train --data ok.csv --launch ddp --num-processes 2 --label-column nope", 1, "Unknown column 'nope'"),
     ("train", 1, "There is no data to train on"),
+    ("train ok.csv --data ok.csv", 2, "The data is given twice"),
+    ("train nope.csv", 1, "No such file or folder: 'nope.csv'"),
+    ("train ok.csv --epochs 2 --max-steps 3", 2, "--epochs 2 has no effect"),
     # output
     ("train --data ok.csv --output-dir run", 1, "'run' exists already"),
     ("train --data ok.csv --output-dir other", 1, "not a run directory"),
@@ -131,9 +134,10 @@ MISTAKES: list[tuple[str, int, str]] = [
 
 # All in one process: what is imported stays, so only the first of several that import a library is to blame.
 PROGRAM = """
-import contextlib, io, json, shlex, sys
+import contextlib, io, json, os, shlex, sys
 from llmcls.cli import main
 mistakes, heavy = json.load(sys.stdin)
+sys.stdin = open(os.devnull)  # a pipe would hold texts to predict
 for words in mistakes:
     before, out = set(sys.modules), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
@@ -269,6 +273,7 @@ def test_a_model_that_peft_has_wrapped_is_told_from_others(tiny_model_dir: Path)
 
 
 def test_garbage_is_collected_again_once_weights_are_loaded() -> None:
+    collector.resume_collection()  # a command that was refused in an earlier test has put it off
     usual = gc.get_threshold()
     collector.resume_collection()  # nothing was put off, so nothing happens
     assert gc.get_threshold() == usual and gc.isenabled()

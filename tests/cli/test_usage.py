@@ -11,7 +11,7 @@ import click
 import pytest
 
 from llmcls.cli.shared import refuse_repeats, split_labels
-from llmcls.processes.launching import _going_on
+from llmcls.processes.launching import _going_on, _with_settings
 
 RUN = ("--run", "runs/x")
 
@@ -84,6 +84,16 @@ def test_commands_of_plugins_are_held_to_it() -> None:
         (("train", "--data", "d", "--overwrite"), "--overwrite: of use with --output-dir only"),
         (("train", "--data", "d", "--resume", "auto"), "--resume: of use with --output-dir only"),
         (("train", "--data", "d", "--set", "data.source=e"), "data.source is given by an option and by --set"),
+        (("train", "d", "--data", "d"), "The data is given twice, as 'd' and by --data 'd'; keep one."),
+        (("train", "d", "e"), "unexpected extra argument (e)"),
+        (("train", "d", "--set", "data={source: e}"), "data.source is given by an option and by --set"),
+        (("train", "d", "--epochs", "2", "--max-steps", "3"), "--epochs 2 has no effect, for training.max_steps is 3"),
+        (("train", "d", "--epochs", "2", "--set", "training.max_steps=3"), "--epochs 2 has no effect"),
+        (("train", "d", "--epochs", "2", "--set", "training.num_train_epochs=2"), "training.num_train_epochs is given"),
+        (("train", "d", "--max-steps", "2", "--set", "training={max_steps: 3}"), "training.max_steps is given by an"),
+        (("train", "d", "--batch-size", "2", "--batch-size", "3"), "--batch-size takes one value"),
+        (("predict", *RUN, *RUN, "-5 degrees"), "--run takes one value"),
+        (("predict", *RUN, "--hello"), "goes after --, behind all options. Did you mean '--help'?"),
         (("train", "--base-model", "m", "--set", "model.base_model=m"), "model.base_model is given by an option"),
         (("predict", *RUN, "--text-column", "a", "text"), "are for --input FILE"),
         (("predict", *RUN, "--label-column", "a", "--input", "-"), "are for --input FILE"),
@@ -143,6 +153,18 @@ def test_a_prompt_is_shown_of_the_data_in_the_settings(llmcls: Callable[..., Any
 )
 def test_a_second_attempt_goes_on(command: list[str], expected: list[str]) -> None:
     assert _going_on(command) == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("train d", "train d --set training.per_device_train_batch_size=2"),
+        ("train --batch-size 4 d", "train d --set training.per_device_train_batch_size=2"),
+        ("train --batch-size=4 -q -- d", "train -q --set training.per_device_train_batch_size=2 -- d"),
+    ],
+)
+def test_a_second_attempt_has_smaller_batches(command: str, expected: str) -> None:
+    assert _with_settings(command.split(), {"per_device_train_batch_size": 2}) == expected.split()
 
 
 @pytest.mark.parametrize(
