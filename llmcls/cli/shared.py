@@ -223,6 +223,22 @@ def gather_settings(files: Sequence[str], assignments: Sequence[str], **options:
     return load_settings(files, assignments, given)
 
 
+def find_origin(name: str, files: Sequence[str], assignments: Sequence[str], context: click.Context) -> str | None:
+    """Where a setting was given, for messages: its option, `--set`, or the settings file; None where it was not.
+
+    Args:
+        name: the dotted name.
+        files, assignments: of `settings_options`.
+        context: the command's; an option for a setting is named by the last part of the setting's name.
+    """
+    _, _, key = name.rpartition(".")
+    if any(option.name == key for option in context.command.params) and (said := typed(context, key)):
+        return said[0]
+    if _holds(merge_settings((), assignments), name):
+        return f"--set {name}"
+    return next((f"'{file}'" for file in reversed(files) if _holds(merge_settings((file,)), name)), None)
+
+
 def _holds(nested: Any, name: str) -> bool:
     """Whether a nested mapping has a value at a dotted name."""
     for part in name.split("."):

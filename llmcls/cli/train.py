@@ -19,6 +19,7 @@ from llmcls.cli.shared import (
     column_options,
     echo,
     echo_data,
+    find_origin,
     gather_settings,
     output_options,
     settings_options,
@@ -30,6 +31,9 @@ from llmcls.cli.shared import (
 from llmcls.console import Reporter
 from llmcls.errors import LlmclsError
 from llmcls.settings import Settings
+
+ANNOUNCED = ("training.learning_rate",)
+"""Settings of which training says where they were given."""
 
 
 class KeepsArguments(click.Command):
@@ -75,6 +79,7 @@ class KeepsArguments(click.Command):
     show_default=True,
     help="Go on with an unfinished run of this --output-dir by itself, begin anew, or go on from a checkpoint.",
 )
+@click.option("--dry-run", is_flag=True, help="Say what training would do, within seconds; write nothing.")
 @click.option("--force", is_flag=True, help="Go on although settings or data have changed since the checkpoint.")
 @click.option(
     "--launch",
@@ -106,6 +111,7 @@ def command(
     output_dir: str | None,
     overwrite: bool,
     resume: str,
+    dry_run: bool,
     force: bool,
     launcher: str | None,
     files: tuple[str, ...],
@@ -123,7 +129,8 @@ def command(
     llmcls train tickets.csv --epochs 5 --learning-rate 1e-4 --batch-size 16
     llmcls train --data arxiv/ --text-column title --text-column abstract --base-model llama-3.2-1b
     llmcls train --config examples/arxiv.yaml --data arxiv/ --set training.max_steps=100
-    llmcls train --data tickets.csv --launch zero2 --num-processes 8
+    llmcls train tickets.csv --launch zero2 --num-processes 8
+    llmcls train tickets.csv --base-model llama-3.2-1b --dry-run
     """
     if source is not None and data is not None:
         raise click.UsageError(f"The data is given twice, as {source!r} and by --data {data!r}; keep one.")
@@ -163,7 +170,15 @@ def command(
             f"{', '.join(idle)}: of use with --output-dir only; without it, every run gets a name of its own."
         )
     reporter = start(quiet, as_json)
-    way = None if is_launched() else _Launching(launcher, machines, context.meta[__name__], settings, quiet)
+    way = None if is_launched() else Launching(launcher, machines, context.meta[__name__], settings, quiet)
+    origins = {name: origin for name in ANNOUNCED if (origin := find_origin(name, files, assignments, context))}
+    if dry_run:
+        from llmcls.cli.rehearsal import rehearse
+
+        if typed(context, "resume"):
+            raise click.UsageError("--resume is for a training, but --dry-run trains nothing; leave one of them out.")
+        rehearse(settings, {"overwrite": overwrite, "force": force, "origins": origins}, way, reporter, as_json)
+        return
     from llmcls.training.train import train
 
     begun = time.monotonic()
@@ -177,6 +192,7 @@ def command(
                 force=force,
                 reporter=reporter,
                 when_checked=None if way is None else way.choose,
+                origins=origins,
             )
     except _OnSeveralError:
         context.exit(way.launch() if way else 1)
@@ -218,7 +234,7 @@ class _OnSeveralError(Exception):
 
 
 @dataclass
-class _Launching:
+class Launching:
     """On how many processes to train, and how they are started; it is known once all else is known to be good.
 
     Attributes:
@@ -264,6 +280,15 @@ class _Launching:
             self.launcher = "ddp"
         LaunchRequest(self.launcher, **self.machines).resolve_processes()  # refuses where nothing says how many
         raise _OnSeveralError
+
+    def foresee(self) -> tuple[int, str]:
+        """How many processes would train, and by which backend."""
+        from llmcls.processes.launching import LaunchRequest, backend_of, visible_gpus
+
+        if self.launcher == "single" or (self.launcher is None and visible_gpus() < 2):
+            return 1, "single"
+        request = LaunchRequest(self.launcher or "ddp", **self.machines)
+        return request.resolve_processes(), backend_of(request)
 
     def launch(self) -> int:
         """Train on several processes and return their exit code."""

@@ -137,6 +137,19 @@ def read_config(path: Path) -> dict[str, Any]:
     return loaded
 
 
+def backend_of(request: LaunchRequest) -> str:
+    """What the processes of a request will work by, as `llmcls.processes.world.requested_backend` calls it.
+
+    Raises:
+        LlmclsError: when the configuration cannot be read.
+    """
+    config = read_config(request.config_file)
+    kind = str(config["distributed_type"]).upper()
+    if kind == "DEEPSPEED":
+        return f"zero{(config.get('deepspeed_config') or {}).get('zero_stage', 2)}"
+    return "fsdp" if kind == "FSDP" else "ddp"
+
+
 def describe_config(path: Path) -> str:
     """When to choose a configuration: the comment that it begins with."""
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -11,15 +11,19 @@ whole optimizer step, so gradients do not depend on the cutting.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
 
 from llmcls.ahead import ahead
 from llmcls.answers import Answered, Layout
-from llmcls.engine.packing import TRAINING_PACK_TOKENS, Batch, cut_rows, round_up
+from llmcls.engine.objectives import Objective
+from llmcls.engine.packing import TRAINING_PACK_TOKENS, Batch, cut_rows, round_up, training_pack_tokens
 from llmcls.engine.tree import shared_prefix_length
+
+if TYPE_CHECKING:
+    from llmcls.runs.assembly import Assembly
 
 GROUPED_STEPS = 50
 """Steps whose rows are sorted by length together (as transformers does): enough to find rows of one length."""
@@ -75,6 +79,32 @@ class Collator:
         if self.packed:
             return round_up(self.layout.packed(prompts, targets, weights))
         return self.layout.padded(prompts, targets, self._pad, weights)
+
+
+def make_collator(
+    assembly: Assembly, class_weights: tuple[float, ...] | None, *, packed: bool, device: str
+) -> Collator:
+    """What lays rows out as the settings say.
+
+    Args:
+        assembly: form of answer, encoder and settings.
+        class_weights: one for each label, or None for ones.
+        packed: whether the model takes packed trees.
+        device: the torch device type.
+    """
+    training = assembly.settings.training
+    objective = Objective(
+        "sft" if training.objective == "sft" else "label",  # to a head, every label is one token
+        training.loss_normalization,
+        class_weights,
+        training.label_smoothing_factor,
+    )
+    return Collator(
+        assembly.form.lay_out(assembly.encoder, objective),
+        packed=packed,
+        pad_token_id=int(assembly.tokenizer.pad_token_id),
+        pack_tokens=training_pack_tokens(training.pack_tokens, device),
+    )
 
 
 class RowOrder(torch.utils.data.Sampler[int]):

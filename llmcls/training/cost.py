@@ -7,7 +7,6 @@ reporter.say(cost_line(cost))
 
 from __future__ import annotations
 
-import sys
 import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from llmcls.memory_use import peak_resident
 from llmcls.model.hardware import Formats, hardware_name, peak_memory
 from llmcls.training.callbacks import the_callback
 
@@ -115,7 +115,7 @@ def describe_cost(trainer: LabelTrainer, formats: Formats) -> dict[str, Any]:
     """
     spent = the_callback(trainer, CostCallback)
     on_device = peak_memory(formats.device)
-    peak = _resident() if on_device is None else on_device
+    peak = peak_resident() if on_device is None else on_device
     if peak is not None:
         mine = torch.tensor([peak], dtype=torch.int64, device=trainer.args.device)
         peak = int(trainer.accelerator.gather(mine).max())
@@ -138,13 +138,3 @@ def cost_line(cost: dict[str, Any]) -> str:
         carbon = f" ({energy['co2_kg']:.3g} kg CO2, {energy['country']})" if "co2_kg" in energy else ""
         parts.append(f"{energy['kwh']:.3g} kWh{carbon}")
     return ", ".join(parts)
-
-
-def _resident() -> int | None:
-    """The most memory in bytes that this process has had resident; None where the system does not tell."""
-    if not find_spec("resource"):
-        return None
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024  # kilobytes but for macOS

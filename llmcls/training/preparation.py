@@ -1,7 +1,7 @@
 """From data to what the trainer takes: names checked, rows encoded, class weights resolved.
 
 check_names(settings)                                    # before any data is read
-rows, truncated = encode_rows(assembly, splits.train, reporter, "train")
+rows, cut = encode_rows(assembly, splits.train, reporter, "train")
 weights = resolve_class_weights("balanced", splits.labels, splits.train, form)
 """
 
@@ -43,7 +43,7 @@ def check_names(settings: Settings) -> None:
 
 def settle(
     settings: Settings, explicit: Mapping[str, Collection[str]], start: Start | None = None
-) -> tuple[Settings, str]:
+) -> tuple[Settings, dict[str, Any], str]:
     """Refuse what only transformers can tell, and leave to the base model's adapter what nobody has given.
 
     Args:
@@ -52,7 +52,7 @@ def settle(
         start: the run that training goes on from, if any, whose weights are trained and stored as they were.
 
     Returns:
-        The settings, and a line that says what was chosen and why.
+        The settings; what was chosen of them, by dotted name; and a line that says so, and why.
 
     Raises:
         LlmclsError: for trackers that are switched off, or a base model that is none.
@@ -63,7 +63,7 @@ def settle(
         fixed = ["model.quantization", *([] if start.run.whole else ["training.tuning"])]
     settled, chosen = suggest(settings, explicit, base.adapter, fixed)
     name = start.run.path if start is not None else base.name
-    return settled, describe_chosen(settled, chosen, str(name), base.adapter)
+    return settled, chosen, describe_chosen(settled, chosen, str(name), base.adapter)
 
 
 def describe_missing(training: TrainingSettings, device_type: str) -> list[str]:
@@ -129,28 +129,29 @@ def locate_source(data: DataSettings) -> DataSettings:
 
 def encode_rows(
     assembly: Assembly, examples: Sequence[Example], reporter: Reporter, split: str
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[list[dict[str, Any]], list[int]]:
     """Encode labelled examples for the trainer.
 
     Returns:
         Rows with `input_ids` (the prompt), `label` (the form's target) and, of train where rows differ in it, `weight`;
-        and how many were truncated.
+        and the numbers of those whose text was cut.
     """
     encoder, form = assembly.encoder, assembly.form
     weights = relative_weights(examples) if split == "train" else None
     rows: list[dict[str, Any]] = []
-    truncated = 0
+    cut: list[int] = []
     encoder.encode(examples[:1])  # a prompt that cannot fit is found at once, not after the first chunk
     with reporter.track(f"Encoding {split}", total=len(examples)) as advance:
         for start in range(0, len(examples), _CHUNK):
             chunk = examples[start : start + _CHUNK]
             for example, prompt in zip(chunk, encoder.encode(chunk), strict=True):
+                if prompt.truncated:
+                    cut.append(len(rows))
                 rows.append({"input_ids": prompt.input_ids, "label": form.target(example, encoder.labels)})
-                truncated += prompt.truncated
             advance(len(chunk))
     for row, weight in zip(rows, weights or (), strict=weights is not None):
         row["weight"] = weight
-    return rows, truncated
+    return rows, cut
 
 
 def doubt_weights(rows: Sequence[dict[str, Any]], step: int, reporter: Reporter) -> None:

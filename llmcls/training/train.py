@@ -8,7 +8,7 @@ run.path
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +18,10 @@ from llmcls.answers import form_of
 from llmcls.answers.form import Decision
 from llmcls.console import Reporter
 from llmcls.data.splits import DataSplits
-from llmcls.errors import LlmclsError
 from llmcls.model.kernels import with_usable_attention
-from llmcls.model.loading import load_model, locate
+from llmcls.model.loading import load_model
 from llmcls.processes.stopping import StoppedError, StopSignals
-from llmcls.processes.world import join_training, launched_rank, launched_size, requested_backend
+from llmcls.processes.world import join_training, launched_rank, launched_size
 from llmcls.runs.assembly import Assembly, assemble
 from llmcls.runs.claim import claiming
 from llmcls.runs.remains import clear_remains, remove_state
@@ -31,26 +30,26 @@ from llmcls.runs.writing import (
     check_free,
     check_not_read,
     check_unfinished,
-    default_path,
     explaining_writes,
     unfinished_folder,
 )
-from llmcls.settings import LoraSettings, Settings, given_settings, make_settings
+from llmcls.settings import LoraSettings, Settings
 from llmcls.training.backends import SHARDED, check_agreement, check_request, describe_world, effective_batch
 from llmcls.training.checkpoints import (
     choose_checkpoint,
     describe_run,
 )
-from llmcls.training.going_on import Start, announce_start, find_start
+from llmcls.training.going_on import announce_start
+from llmcls.training.job import Job, resolve_job
 from llmcls.training.keeping import describe, save_weights, write_bad_rows, write_run
 from llmcls.training.memory import DeviceFullError, explain, free_memory, shrink
+from llmcls.training.outlook import take_stock
 from llmcls.training.preparation import (
     announce,
     check_names,
     describe_missing,
     doubt_weights,
     encode_rows,
-    locate_source,
     read_data,
     resolve_class_weights,
     settle,
@@ -64,33 +63,6 @@ if TYPE_CHECKING:
 
     from llmcls.model.hardware import Formats
     from llmcls.training.trainer import LabelTrainer
-
-
-@dataclass(frozen=True)
-class Job:
-    """One attempt at a training.
-
-    Attributes:
-        settings: as resolved; where nothing was given for them, as the base model's adapter suggests once it is known.
-        explicit: the settings of each section that were given.
-        path: the run directory to write.
-        data: what to train on; see `train`.
-        start: the run that it goes on from, if any.
-        overwrite, resume, force: see `train`.
-        reporter: where progress goes.
-        when_checked: see `train`.
-    """
-
-    settings: Settings
-    explicit: Mapping[str, Collection[str]]
-    path: Path
-    data: object
-    start: Start | None
-    overwrite: bool
-    resume: str
-    force: bool
-    reporter: Reporter
-    when_checked: Callable[[], None] | None = None
 
 
 def train(
@@ -108,6 +80,7 @@ def train(
     force: bool = False,
     reporter: Reporter | None = None,
     when_checked: Callable[[], None] | None = None,
+    origins: Mapping[str, str] | None = None,
 ) -> Run:
     """Fine-tune a base model on labelled texts and write a run directory.
 
@@ -131,6 +104,8 @@ def train(
         reporter: where progress goes.
         when_checked: called once settings, output and data are known to be good, before anything is said of them or
             any large library is imported; what it raises ends the training.
+        origins: where settings were given, by their dotted names, for what is said of them:
+            `{"training.learning_rate": "'run.yaml'"}`.
 
     Returns:
         The finished run.
@@ -141,48 +116,41 @@ def train(
             full disk.
         StoppedError: after SIGTERM or SIGINT, when a checkpoint has been written.
     """
-    reporter = reporter or Reporter()
-    explicit = given_settings(settings or {})
-    given: dict[str, Any] = settings.model_dump() if isinstance(settings, Settings) else _deep_copy(settings or {})
-    for section, key, value in (
-        ("data", "source", str(data) if isinstance(data, (str, Path)) else None),
-        ("data", "text_columns", text_columns or None),
-        ("data", "label_column", label_column),
-        ("model", "base_model", base_model),
-        ("model", "trust_remote_code", trust_remote_code),
-        ("prompt", "template", template),
-    ):
-        if value is not None:
-            given.setdefault(section, {})[key] = value
-    if trust_remote_code is not None:
-        explicit.setdefault("model", set()).add("trust_remote_code")
-    if data is not None and not isinstance(data, (str, Path)):
-        given.setdefault("data", {})["source"] = None  # what the settings name is not what it was trained on
-    if output_dir is not None:
-        given["output_dir"] = str(output_dir)
-    resolved = make_settings(given)
-    if (start := find_start(resolved.model.base_model)) is not None:
-        resolved = start.settle(resolved, explicit, Path(resolved.output_dir) if resolved.output_dir else None)
-    if data is None and resolved.data.source is None:
-        raise LlmclsError("There is no data to train on; give --data, or data.source in the settings.")
-    source = data if data is not None else resolved.data.source
-    resolved = resolved.model_copy(update={"model": locate(resolved.model), "data": locate_source(resolved.data)})
-    path = Path(resolved.output_dir or default_path(resolved))
+    job = resolve_job(
+        data,
+        base_model=base_model,
+        template=template,
+        text_columns=text_columns,
+        label_column=label_column,
+        output_dir=output_dir,
+        trust_remote_code=trust_remote_code,
+        settings=settings,
+        overwrite=overwrite,
+        resume=resume,
+        force=force,
+        reporter=reporter or Reporter(),
+        when_checked=when_checked,
+        origins=origins or {},
+    )
+    path = job.path
     if launched_rank() == 0:
         clear_remains(path)
     with claiming(path) if launched_rank() == 0 else nullcontext():
         while True:
             try:
-                asked = Job(resolved, explicit, path, source, start, overwrite, resume, force, reporter, when_checked)
-                return _train(asked)
+                return _train(job)
             except DeviceFullError:
-                smaller = shrink(resolved.training)
+                smaller = shrink(job.settings.training)
                 if smaller is None or launched_size() > 1:
                     raise  # other processes hang in the same step: their launcher must start all anew
-            reporter.warn(explain(smaller))
-            resolved = resolved.model_copy(update={"training": resolved.training.model_copy(update=smaller)})
-            resume = "auto" if resume == "never" else resume
-            when_checked = None
+            job.reporter.warn(explain(smaller))
+            training = job.settings.training.model_copy(update=smaller)
+            job = replace(
+                job,
+                settings=job.settings.model_copy(update={"training": training}),
+                resume="auto" if job.resume == "never" else job.resume,
+                when_checked=None,
+            )
             free_memory()
 
 
@@ -193,8 +161,8 @@ def _train(job: Job) -> Run:
         if begun:  # else there is nothing to keep yet, and a signal does what it always does
             signals.enter_context(stop)
         with stop.leaving_at_once(stopped(job.path, "before training went on")):
-            job, material = _read(job)
-            prepared = _prepare(job, material)
+            job, material = read_material(job)
+            prepared = prepare_rows(job, material)
             unfinished = _join(job, material, prepared)
             model, packed = _load(job, material, prepared)
         if not begun:
@@ -217,17 +185,18 @@ def _train(job: Job) -> Run:
 
 
 @dataclass(frozen=True)
-class _Material:
+class Material:
     """What is learnt, and what the machine and the launcher allow."""
 
     splits: DataSplits
     class_weights: tuple[float, ...] | None
     backend: str
     formats: Formats
-    chosen: str
+    chosen: Mapping[str, Any]
+    why_chosen: str
 
 
-def _read(job: Job) -> tuple[Job, _Material]:
+def read_material(job: Job) -> tuple[Job, Material]:
     """Read and check everything that needs no model. Every process does the same work: nobody waits.
 
     What is wrong with settings, output or data is found before torch is imported, which takes seconds.
@@ -237,7 +206,7 @@ def _read(job: Job) -> tuple[Job, _Material]:
     if launched_rank() == 0:  # which alone writes there, and may just be clearing it
         check_unfinished(job.path)
     check_not_read(job.path, (settings.data.source, settings.prompt.template, settings.model.base_model))
-    backend = requested_backend()
+    backend = job.backend
     if job.start is not None:
         job.start.refuse_backend(backend)
     check_names(settings)
@@ -248,7 +217,7 @@ def _read(job: Job) -> tuple[Job, _Material]:
         job.when_checked()
     from llmcls.model.hardware import choose_formats
 
-    settings, chosen = settle(settings, job.explicit, job.start)
+    settings, chosen, why = settle(settings, job.explicit, job.start)
     deepspeed = backend.startswith("zero")
     formats = choose_formats(settings, sharded=backend in SHARDED, training=True, deepspeed=deepspeed)
     check_request(settings, formats, backend)
@@ -256,34 +225,39 @@ def _read(job: Job) -> tuple[Job, _Material]:
     for line in describe_missing(settings.training, formats.device.type):
         job.reporter.warn(line)
     read.tell(job.reporter)
-    return replace(job, settings=settings), _Material(splits, weights, backend, formats, chosen)
+    return replace(job, settings=settings), Material(splits, weights, backend, formats, chosen, why)
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """Encoded rows, and the parts that encoded them."""
 
     assembly: Assembly
     train_rows: Sequence[dict[str, Any]]
     validation_rows: Sequence[dict[str, Any]]
-    truncated: int
+    cut: Sequence[int]  # the training rows whose text was cut
 
 
-def _prepare(job: Job, material: _Material) -> _Prepared:
-    """Assemble what turns examples into tokens, and encode them."""
+def prepare_rows(job: Job, material: Material, announced: bool = True) -> Prepared:
+    """Assemble what turns examples into tokens, and encode them; `announced`: say what is known of the training."""
     splits, reporter = material.splits, job.reporter
     start = job.start
     assembly = assemble(job.settings, splits.labels, splits.train, start=start.run if start else None)
-    announce(splits, assembly, reporter, material.chosen)
+    announce(splits, assembly, reporter, material.why_chosen)
     announce_start(start, job.settings, assembly, reporter)
-    train_rows, truncated = encode_rows(assembly, splits.train, reporter, "train")
+    train_rows, cut = encode_rows(assembly, splits.train, reporter, "train")
     validation_rows, _ = encode_rows(assembly, splits.validation, reporter, "validation")
-    if truncated:
-        reporter.say(f"  {truncated} of {len(train_rows)} training texts were cut to prompt.max_length tokens")
-    return _Prepared(assembly, train_rows, validation_rows, truncated)
+    prepared = Prepared(assembly, train_rows, validation_rows, cut)
+    if announced and not reporter.quiet:
+        outlook = take_stock(job, material, prepared)
+        for line in outlook.lines():
+            reporter.say(line)
+        for doubt in outlook.doubts():
+            reporter.warn(doubt)
+    return prepared
 
 
-def _join(job: Job, material: _Material, prepared: _Prepared) -> Unfinished:
+def _join(job: Job, material: Material, prepared: Prepared) -> Unfinished:
     """Join the other processes, and choose the checkpoint to go on from."""
     from llmcls.model.wrapped import import_quickly
 
@@ -320,7 +294,7 @@ def _join(job: Job, material: _Material, prepared: _Prepared) -> Unfinished:
     return unfinished
 
 
-def _load(job: Job, material: _Material, prepared: _Prepared) -> tuple[Any, bool]:
+def _load(job: Job, material: Material, prepared: Prepared) -> tuple[Any, bool]:
     """The model, and whether it is trained on packed rows."""
     from transformers import set_seed
 
@@ -338,35 +312,21 @@ def _load(job: Job, material: _Material, prepared: _Prepared) -> tuple[Any, bool
 
 
 def _make_trainer(
-    job: Job, material: _Material, prepared: _Prepared, unfinished: Unfinished, model: Any, packed: bool
+    job: Job, material: Material, prepared: Prepared, unfinished: Unfinished, model: Any, packed: bool
 ) -> LabelTrainer:
     """Model, rows and objective put together."""
-    from llmcls.engine.objectives import Objective
-    from llmcls.engine.packing import training_pack_tokens
-    from llmcls.training.batches import Collator
+    from llmcls.training.batches import make_collator
     from llmcls.training.trainer import make_trainer
 
     settings, reporter, assembly = job.settings, job.reporter, prepared.assembly
-    training = settings.training
-    objective = Objective(
-        "sft" if training.objective == "sft" else "label",  # to a head, every label is one token
-        training.loss_normalization,
-        material.class_weights,
-        training.label_smoothing_factor,
-    )
-    collator = Collator(
-        assembly.form.lay_out(assembly.encoder, objective),
-        packed=packed,
-        pad_token_id=int(assembly.tokenizer.pad_token_id),
-        pack_tokens=training_pack_tokens(training.pack_tokens, material.formats.device.type),
-    )
+    collator = make_collator(assembly, material.class_weights, packed=packed, device=material.formats.device.type)
     rows = prepared.train_rows, prepared.validation_rows
     trainer = make_trainer(unfinished.config, model, assembly, collator, *rows, settings, reporter)
     if job.start is not None and not job.start.run.whole:
         job.start.load_lora(trainer.model, assembly.head)
     # ZeRO-3 leaves this process a share of each tensor, and says how large the whole is.
     trainable = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad)
-    kind = "" if training.tuning == "full" else "LoRA "
+    kind = "" if settings.training.tuning == "full" else "LoRA "
     reporter.say(f"Training {trainable:,} {kind}parameters on {len(prepared.train_rows)} rows")
     return trainer
 
@@ -393,8 +353,8 @@ def _fit(job: Job, unfinished: Unfinished, trainer: LabelTrainer) -> dict[str, f
 
 def _keep(
     job: Job,
-    material: _Material,
-    prepared: _Prepared,
+    material: Material,
+    prepared: Prepared,
     unfinished: Unfinished,
     trainer: LabelTrainer,
     metrics: dict[str, float],
@@ -408,7 +368,7 @@ def _keep(
     with explaining_writes(folder):
         save_weights(trainer, folder / ("model" if settings.training.tuning == "full" else "adapter"))
         if world.is_main:
-            card = describe(settings, material.splits, prepared.assembly, metrics, prepared.truncated, cost)
+            card = describe(settings, material.splits, prepared.assembly, metrics, len(prepared.cut), cost)
             if job.start is not None:
                 card["started_from"] = job.start.origin
             write_bad_rows(folder, material.splits.bad_rows)
@@ -419,7 +379,7 @@ def _keep(
             job.reporter.say(cost_line(cost))
 
 
-def _decide(trainer: LabelTrainer, prepared: _Prepared, reporter: Reporter) -> Decision | None:
+def _decide(trainer: LabelTrainer, prepared: Prepared, reporter: Reporter) -> Decision | None:
     rows = [] if trainer.is_fsdp_enabled else prepared.validation_rows
     # Every process decides: with ZeRO-3 all must run the model.
     decision = prepared.assembly.form.decide(trainer.model, prepared.assembly.encoder, rows, reporter)
@@ -442,7 +402,3 @@ def _run(trainer: LabelTrainer, checkpoint: Path | None, settings: Settings) -> 
             "training.per_device_train_batch_size and prompt.max_length, or set training.gradient_checkpointing to "
             "true."
         ) from error
-
-
-def _deep_copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}

@@ -1,0 +1,83 @@
+"""A model's shape without its weights: built on torch's meta device, from its configuration alone.
+
+shape, packed = measure_shape(assembly)  # layers, widths, parameters, how many are trained; whether rows are packed
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llmcls.engine.attention import supports_packing
+from llmcls.model.lora_targets import suit_targets
+from llmcls.model.wrapped import import_quickly
+from llmcls.training.footprint import Shape
+
+if TYPE_CHECKING:
+    from llmcls.runs.assembly import Assembly
+
+
+def measure_shape(assembly: Assembly) -> tuple[Shape, bool]:
+    """The shape of the model that is to be trained, and whether it will be trained on packed rows.
+
+    Raises:
+        LlmclsError: when the architecture has no classification head, or LoRA does not fit the model.
+    """
+    import_quickly()  # before PEFT does it slowly
+    from llmcls.training.configuration import clear_target_errors, make_lora_config
+
+    settings = assembly.settings
+    model = _build(assembly)
+    # Built with torch's own attention, whatever is asked for: another kind may need a GPU, or a package.
+    packed = settings.training.packing and settings.model.attn_implementation == "sdpa" and not supports_packing(model)
+    weights = {id(weight): weight for weight in model.parameters()}
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    inner = [module for module in linear if module is not model.get_output_embeddings() and module is not _head(model)]
+    config = model.config.get_text_config(decoder=True)
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dimensions = {
+        "weights": sum(weight.numel() for weight in weights.values()),
+        "quantizable": sum(module.weight.numel() for module in inner),
+        "layers": int(config.num_hidden_layers),
+        "hidden": int(config.hidden_size),
+        "attention": int(config.num_attention_heads * head_size),
+        "intermediate": int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size),
+        "outputs": len(assembly.encoder.labels) if assembly.head else int(config.vocab_size),
+    }
+    if settings.training.tuning == "full":
+        return Shape(trained=dimensions["weights"], **dimensions), packed
+    from peft import get_peft_model
+    from peft.tuners.lora import LoraLayer
+
+    lora = make_lora_config(settings, assembly.base.adapter, model)
+    with torch.device("meta"), clear_target_errors(settings.lora):
+        suit_targets(lora, model)
+        model = get_peft_model(model, lora)
+    adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return Shape(
+        trained=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        ranks=sum(rank for module in adapted for rank in module.r.values()),
+        adapted=sum(module.in_features for module in adapted),
+        **dimensions,
+    ), packed
+
+
+def _build(assembly: Assembly) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from llmcls.model.head import head_class
+
+    base = assembly.base
+    config = AutoConfig.from_pretrained(base.checkpoint, **base.hub_arguments)
+    with torch.device("meta"):
+        if assembly.head is None:
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=base.trust_remote_code)
+        for name, value in assembly.head.config_arguments().items():
+            setattr(config, name, value)
+        return head_class(config)._from_config(config)
+
+
+def _head(model: Any) -> Any:
+    """The classification head; None where there is none."""
+    return getattr(model, "score", None)
