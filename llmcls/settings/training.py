@@ -50,7 +50,11 @@ class TrainingSettings(Section):
         "does it, so this factor cancels, and both train alike at the same learning rate. With task multi_label "
         "weights are of each label's yes, balanced is (n - count) / count, and there is no inverse.",
     )
-    num_train_epochs: float = Field(3.0, gt=0, description="Passes over the training split.")
+    num_train_epochs: float | None = Field(
+        None,
+        gt=0,
+        description="Passes over the training split; null: 3, and where rows are few what 100 steps take, at most 20.",
+    )
     max_steps: int = Field(-1, description="Stop after this many optimizer steps; -1: go by epochs.")
     per_device_train_batch_size: int = Field(8, ge=1, description="Rows per device and forward pass in training.")
     per_device_eval_batch_size: int = Field(

@@ -22,6 +22,7 @@ from llmcls.model.hardware import Formats
 from llmcls.model.targets import ALL_LINEAR, choose_targets
 from llmcls.processes.world import tell_deepspeed_cpu
 from llmcls.settings import LoraSettings, Settings
+from llmcls.training.length import EPOCHS
 from llmcls.training.names import usable_trackers
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _sft_config(
     training = settings.training
     return SFTConfig(
         output_dir=str(folder),
-        num_train_epochs=training.num_train_epochs,
+        num_train_epochs=training.num_train_epochs or EPOCHS,
         max_steps=training.max_steps,
         per_device_train_batch_size=training.per_device_train_batch_size,
         per_device_eval_batch_size=training.per_device_eval_batch_size,

@@ -27,6 +27,7 @@ from llmcls.records import Example
 from llmcls.settings import Settings, TrainingSettings
 from llmcls.training.backends import effective_batch
 from llmcls.training.footprint import Footprint, Held, Load, estimate
+from llmcls.training.length import EPOCHS
 
 if TYPE_CHECKING:
     from llmcls.labels import LabelSet
@@ -62,6 +63,7 @@ class Outlook:
         steps: optimizer steps.
         batch: rows of a step.
         training: the settings of the optimisation.
+        lengthened: whether it has more epochs than usual because rows are few.
         learning_rate: the peak.
         rate_origin: where it comes from.
         parameters: of the model, those that are added included.
@@ -86,6 +88,7 @@ class Outlook:
     steps: int
     batch: int
     training: TrainingSettings
+    lengthened: bool
     learning_rate: float
     rate_origin: str
     parameters: int
@@ -197,8 +200,9 @@ class Outlook:
         if self.training.max_steps > 0:
             seen = f"{self.seen:.3g} passes over the" if self.seen >= 1 else f"{_percent(self.seen)} of the"
             return f"{each} (training.max_steps): {seen} {self.rows:,} rows"
-        epochs = self.training.num_train_epochs
-        return f"{each}: {epochs:g} epoch{'s' * (epochs != 1)} of {self.rows:,} rows"
+        epochs = self.training.num_train_epochs or EPOCHS
+        few = ", so many because rows are few (--epochs)" if self.lengthened else ""
+        return f"{each}: {epochs:g} epoch{'s' * (epochs != 1)} of {self.rows:,} rows{few}"
 
     def _share(self) -> str:
         return _percent(self.trained / self.parameters)
@@ -255,6 +259,7 @@ def take_stock(job: Job, material: Material, prepared: Prepared) -> Outlook:
         steps=count_steps(training, len(rows), job.processes),
         batch=effective_batch(training, job.processes),
         training=training,
+        lengthened=material.chosen.get("training.num_train_epochs", EPOCHS) > EPOCHS,
         learning_rate=learning_rate,
         rate_origin=origin,
         parameters=shape.weights + (shape.trained if lora else 0),
@@ -291,7 +296,8 @@ def count_steps(training: TrainingSettings, rows: int, processes: int) -> int:
     if training.max_steps > 0:
         return training.max_steps
     passes = math.ceil(rows / (training.per_device_train_batch_size * processes))
-    return math.ceil(training.num_train_epochs * max(1, math.ceil(passes / training.gradient_accumulation_steps)))
+    steps = max(1, math.ceil(passes / training.gradient_accumulation_steps))
+    return math.ceil((training.num_train_epochs or EPOCHS) * steps)
 
 
 def find_rate(

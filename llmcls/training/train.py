@@ -42,6 +42,7 @@ from llmcls.training.checkpoints import (
 from llmcls.training.going_on import announce_start
 from llmcls.training.job import Job, resolve_job
 from llmcls.training.keeping import describe, save_weights, write_bad_rows, write_run
+from llmcls.training.length import settle_epochs
 from llmcls.training.memory import DeviceFullError, explain, free_memory, shrink
 from llmcls.training.outlook import take_stock
 from llmcls.training.preparation import (
@@ -192,7 +193,7 @@ class Material:
     class_weights: tuple[float, ...] | None
     backend: str
     formats: Formats
-    chosen: Mapping[str, Any]
+    chosen: Mapping[str, Any]  # of the settings, by dotted name
     why_chosen: str
 
 
@@ -218,6 +219,10 @@ def read_material(job: Job) -> tuple[Job, Material]:
     from llmcls.model.hardware import choose_formats
 
     settings, chosen, why = settle(settings, job.explicit, job.start)
+    lasting = settle_epochs(settings.training, len(splits.train), job.processes)
+    if lasting is not settings.training:
+        chosen["training.num_train_epochs"] = lasting.num_train_epochs
+    settings = settings.model_copy(update={"training": lasting})
     deepspeed = backend.startswith("zero")
     formats = choose_formats(settings, sharded=backend in SHARDED, training=True, deepspeed=deepspeed)
     check_request(settings, formats, backend)

@@ -44,7 +44,9 @@ class SmolLM2(BaseModelAdapter):
         "smollm2-360m": "HuggingFaceTB/SmolLM2-360M-Instruct",
         "smollm2-1.7b": "HuggingFaceTB/SmolLM2-1.7B-Instruct",
     }
+    quantization = "none"
     learning_rate = 5e-4  # small models take, and need, larger steps than the usual 2e-4
+    why_suggested = "its weights are small, and slower and less exact in 4 bits"
 
     def fits(self, checkpoint: str, config: Mapping[str, Any]) -> bool:
         """By shape and vocabulary, so that a renamed folder fits as well."""
