@@ -418,7 +418,7 @@ class Classifier:
             self.encoder,
             examples,
             lambda tokens: self.form.read(self.encoder, tokens),
-            positions=self.base.config.get("max_position_embeddings"),
+            positions=self.base.positions,
             batch_size=self.prediction.batch_size,
             progress=advance,
         )

@@ -43,7 +43,6 @@ OWN: dict[str, dict[str, Any]] = {
     "deepseek_v3": {**LATENT, "q_lora_rank": 16},
     "granite": {"logits_scaling": 3.0, "embedding_multiplier": 2.0, "residual_multiplier": 0.5},
     "granitemoe": {"logits_scaling": 3.0, "embedding_multiplier": 2.0, "residual_multiplier": 0.5},
-    "gpt2": {"n_positions": 2048},
     **{kind: {"head_dim": 8} for kind in ("gemma", "gemma3_text", "glm", "glm4", "glm4_moe", "helium", "minimax_m2")},
     **{kind: {"head_dim": 8} for kind in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral", "qwen3", "qwen3_moe")},
 }

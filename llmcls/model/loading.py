@@ -23,6 +23,7 @@ from llmcls.model.adapter import BaseModelAdapter, base_models
 from llmcls.model.foreign import read_object, refuse_adapter
 from llmcls.model.loading_errors import clear_errors, refuse_requantizing
 from llmcls.model.mixtures import silence_router
+from llmcls.model.positions import positions_of
 from llmcls.model.wrapped import import_quickly
 from llmcls.processes.collector import resume_collection
 from llmcls.settings import ModelSettings
@@ -85,6 +86,11 @@ class BaseModel:
                 f"'{self.checkpoint}' is a classifier, but its config.json names no labels (id2label); correct it."
             ) from error
         return tuple(named[number] for number in sorted(named))
+
+    @property
+    def positions(self) -> int | None:
+        """How many tokens it reads at most, where that is known."""
+        return positions_of(self.config)
 
     @property
     def hub_arguments(self) -> dict[str, Any]:

@@ -410,7 +410,7 @@ def _put_together(
         labels,
         form,
         max_length=prompt.max_length,
-        positions=base.config.get("max_position_embeddings"),
+        positions=base.positions,
         truncation_side=prompt.truncation_side,
         shots=shots,
         head=has_head,
