@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmcls.cli.shared import echo, show_json
 
 if TYPE_CHECKING:
-    from llmcls.cli.train import Launching
+    from llmcls.cli.launching import Launching
     from llmcls.console import Reporter
     from llmcls.settings import Settings
 

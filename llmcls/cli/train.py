@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Collection
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmcls.cli.launch import machine_options
+from llmcls.cli.launching import Launching, OnSeveralError
 from llmcls.cli.shared import (
     QUANTIZATIONS,
     TASKS,
@@ -32,8 +34,98 @@ from llmcls.console import Reporter
 from llmcls.errors import LlmclsError
 from llmcls.settings import Settings
 
+if TYPE_CHECKING:
+    from llmcls.runs.run import Run
+
 ANNOUNCED = ("training.learning_rate",)
 """Settings of which training says where they were given."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; the options' meaning is in their help."""
+
+    source: str | None
+    data: str | None
+    text_columns: tuple[str, ...]
+    label_column: str | tuple[str, ...] | None
+    labels: str | None
+    task: str | None
+    base_model: str | None
+    trust_remote_code: bool
+    template: str | None
+    quantization: str | None
+    epochs: float | None
+    max_steps: int | None
+    learning_rate: float | None
+    batch_size: int | None
+    output_dir: str | None
+    overwrite: bool
+    resume: str
+    dry_run: bool
+    force: bool
+    launcher: str | None
+    files: tuple[str, ...]
+    assignments: tuple[str, ...]
+    quiet: bool
+    as_json: bool
+
+    def settings(self) -> Settings:
+        """What files, `--set` and options resolve to.
+
+        Raises:
+            LlmclsError: for impossible settings.
+            click.UsageError: for what is given twice, or has no effect.
+        """
+        if self.source is not None and self.data is not None:
+            raise click.UsageError(
+                f"The data is given twice, as {self.source!r} and by --data {self.data!r}; keep one."
+            )
+        settings = gather_settings(
+            self.files,
+            self.assignments,
+            task=self.task,
+            data__source=self.data if self.source is None else self.source,
+            data__text_columns=self.text_columns,
+            data__label_column=self.label_column,
+            data__labels=None if self.labels is None else tuple(split_labels(self.labels)),
+            model__base_model=self.base_model,
+            model__trust_remote_code=self.trust_remote_code or None,
+            prompt__template=self.template,
+            model__quantization=self.quantization,
+            training__num_train_epochs=self.epochs,
+            training__max_steps=self.max_steps,
+            training__learning_rate=self.learning_rate,
+            training__per_device_train_batch_size=self.batch_size,
+            output_dir=self.output_dir,
+        )
+        if self.epochs is not None and (steps := settings.training.max_steps) > 0:
+            raise click.UsageError(
+                f"--epochs {self.epochs:g} has no effect, for training.max_steps is {steps} and ends the training; "
+                "leave one of them out, or set training.max_steps to -1."
+            )
+        return settings
+
+    def refuse_idle(self, context: click.Context, settings: Settings, machines: Collection[str]) -> None:
+        """Refuse options that have no effect beside the others.
+
+        Raises:
+            click.UsageError: which names them as typed.
+        """
+        if self.launcher is None and (alone := typed(context, *machines)):
+            raise click.UsageError(f"{', '.join(alone)}: of use with --launch NAME only.")
+        if self.force and self.resume == "never":
+            raise click.UsageError(
+                "--force is for going on with a run, but --resume never begins anew; keep one of them."
+            )
+        if self.dry_run and typed(context, "resume"):
+            raise click.UsageError("--resume is for a training, but --dry-run trains nothing; leave one of them out.")
+        wanted = {"overwrite": self.overwrite, "resume": True, "force": self.force}
+        idle = typed(context, *(name for name, given in wanted.items() if given))
+        if settings.output_dir is None and self.resume == "auto" and idle:
+            raise click.UsageError(
+                f"{', '.join(idle)}: of use with --output-dir only; without it, every run gets a name of its own."
+            )
 
 
 class KeepsArguments(click.Command):
@@ -91,35 +183,7 @@ class KeepsArguments(click.Command):
 @settings_options
 @output_options
 @click.pass_context
-def command(
-    context: click.Context,
-    /,
-    source: str | None,
-    data: str | None,
-    text_columns: tuple[str, ...],
-    label_column: str | tuple[str, ...] | None,
-    labels: str | None,
-    task: str | None,
-    base_model: str | None,
-    trust_remote_code: bool,
-    template: str | None,
-    quantization: str | None,
-    epochs: float | None,
-    max_steps: int | None,
-    learning_rate: float | None,
-    batch_size: int | None,
-    output_dir: str | None,
-    overwrite: bool,
-    resume: str,
-    dry_run: bool,
-    force: bool,
-    launcher: str | None,
-    files: tuple[str, ...],
-    assignments: tuple[str, ...],
-    quiet: bool,
-    as_json: bool,
-    **machines: Any,
-) -> None:
+def command(context: click.Context, /, **options: Any) -> None:
     """Train a classifier on labelled texts.
 
     DATA is what --data names, too: a folder, a file, demo:, hub:NAME, ...
@@ -132,69 +196,53 @@ def command(
     llmcls train tickets.csv --launch zero2 --num-processes 8
     llmcls train tickets.csv --base-model llama-3.2-1b --dry-run
     """
-    if source is not None and data is not None:
-        raise click.UsageError(f"The data is given twice, as {source!r} and by --data {data!r}; keep one.")
-    settings = gather_settings(
-        files,
-        assignments,
-        task=task,
-        data__source=data if source is None else source,
-        data__text_columns=text_columns,
-        data__label_column=label_column,
-        data__labels=None if labels is None else tuple(split_labels(labels)),
-        model__base_model=base_model,
-        model__trust_remote_code=trust_remote_code or None,
-        prompt__template=template,
-        model__quantization=quantization,
-        training__num_train_epochs=epochs,
-        training__max_steps=max_steps,
-        training__learning_rate=learning_rate,
-        training__per_device_train_batch_size=batch_size,
-        output_dir=output_dir,
-    )
-    if epochs is not None and (steps := settings.training.max_steps) > 0:
-        raise click.UsageError(
-            f"--epochs {epochs:g} has no effect, for training.max_steps is {steps} and ends the training; leave one "
-            "of them out, or set training.max_steps to -1."
-        )
-    from llmcls.processes.stopping import EXIT_CODE, START_AGAIN, StoppedError, failing_once, tell_status
+    asked = {field.name for field in fields(Request)}
+    request = Request(**{name: options[name] for name in asked})
+    machines = {name: value for name, value in options.items() if name not in asked}
+    settings = request.settings()
     from llmcls.processes.world import is_launched
-    from llmcls.training.memory import DeviceFullError, advise, shrink
 
-    if launcher is None and (alone := typed(context, *machines)):
-        raise click.UsageError(f"{', '.join(alone)}: of use with --launch NAME only.")
-    if force and resume == "never":
-        raise click.UsageError("--force is for going on with a run, but --resume never begins anew; keep one of them.")
-    if settings.output_dir is None and resume == "auto" and (idle := _without_effect(context, overwrite, force)):
-        raise click.UsageError(
-            f"{', '.join(idle)}: of use with --output-dir only; without it, every run gets a name of its own."
-        )
-    reporter = start(quiet, as_json)
-    way = None if is_launched() else Launching(launcher, machines, context.meta[__name__], settings, quiet)
-    origins = {name: origin for name in ANNOUNCED if (origin := find_origin(name, files, assignments, context))}
-    if dry_run:
+    request.refuse_idle(context, settings, machines)
+    reporter = start(request.quiet, request.as_json)
+    arguments = context.meta[__name__]
+    way = None if is_launched() else Launching(request.launcher, machines, arguments, settings, request.quiet)
+    origins = {name: find_origin(name, request.files, request.assignments, context) for name in ANNOUNCED}
+    given = {
+        "overwrite": request.overwrite,
+        "force": request.force,
+        "origins": {name: origin for name, origin in origins.items() if origin},
+    }
+    if request.dry_run:
         from llmcls.cli.rehearsal import rehearse
 
-        if typed(context, "resume"):
-            raise click.UsageError("--resume is for a training, but --dry-run trains nothing; leave one of them out.")
-        rehearse(settings, {"overwrite": overwrite, "force": force, "origins": origins}, way, reporter, as_json)
+        rehearse(settings, given, way, reporter, request.as_json)
         return
+    begun = time.monotonic()
+    run = _train(context, settings, given | {"resume": request.resume}, way, reporter)
+    if reporter.silent:
+        return
+    if request.as_json:
+        show_json({"run": str(run.path), "labels": list(run.labels.names), **run.card["training"]})
+    elif request.quiet:
+        echo_data(f"{run.path}\n")  # alone, for scripts
+    else:
+        _tell(run, time.monotonic() - begun, reporter)
+
+
+def _train(
+    context: click.Context, settings: Settings, given: dict[str, Any], way: Launching | None, reporter: Reporter
+) -> Run:
+    """Train here, or leave with the exit code of the processes that were started for it."""
+    from llmcls.processes.stopping import EXIT_CODE, START_AGAIN, StoppedError, failing_once, tell_status
+    from llmcls.training.memory import DeviceFullError, advise, shrink
     from llmcls.training.train import train
 
-    begun = time.monotonic()
     try:
         # Standard output is for results; DeepSpeed prints there that it has compiled something.
         with redirect_stdout(sys.stderr), failing_once():
-            run = train(
-                settings=settings,
-                overwrite=overwrite,
-                resume=resume,
-                force=force,
-                reporter=reporter,
-                when_checked=None if way is None else way.choose,
-                origins=origins,
-            )
-    except _OnSeveralError:
+            when_checked = None if way is None else way.choose
+            return train(settings=settings, reporter=reporter, when_checked=when_checked, **given)
+    except OnSeveralError:
         context.exit(way.launch() if way else 1)
     except StoppedError as stopped:
         if not reporter.silent:
@@ -209,96 +257,11 @@ def command(
         context.exit(START_AGAIN)
     finally:
         reporter.close()
-    if reporter.silent:
-        return
-    if as_json:
-        show_json({"run": str(run.path), "labels": list(run.labels.names), **run.card["training"]})
-        return
-    if quiet:
-        echo_data(f"{run.path}\n")  # alone, for scripts
-        return
+
+
+def _tell(run: Run, seconds: float, reporter: Reporter) -> None:
+    """Say where the run is, and what to do with it."""
     size = sum(file.stat().st_size for file in Path(run.path).rglob("*") if file.is_file())
-    reporter.say(f"Run written to {run.path} ({size / 1e6:.1f} MB) after {time.monotonic() - begun:.0f} s. Next:")
+    reporter.say(f"Run written to {run.path} ({size / 1e6:.1f} MB) after {seconds:.0f} s. Next:")
     reporter.say(f"  llmcls evaluate --run {run.path}")
     reporter.say(f'  llmcls predict --run {run.path} "a text to classify"')
-
-
-def _without_effect(context: click.Context, overwrite: bool, force: bool) -> list[str]:
-    """Options about a run that is there already, as typed."""
-    wanted = {"overwrite": overwrite, "resume": True, "force": force}
-    return typed(context, *(name for name, given in wanted.items() if given))
-
-
-class _OnSeveralError(Exception):
-    """The training is for several processes, which a launcher starts."""
-
-
-@dataclass
-class Launching:
-    """On how many processes to train, and how they are started; it is known once all else is known to be good.
-
-    Attributes:
-        launcher: as typed; None: by the visible GPUs.
-        machines: the options of `machine_options`.
-        arguments: the command's, for the other processes.
-        settings: as resolved.
-        quiet: say nothing.
-    """
-
-    launcher: str | None
-    machines: dict[str, Any]
-    arguments: list[str]
-    settings: Settings
-    quiet: bool
-
-    def __post_init__(self) -> None:
-        from llmcls.processes.launching import LaunchRequest, refuse_launch
-
-        if self.launcher is None:
-            return
-        request = LaunchRequest(self.launcher, **self.machines)  # refuses numbers that do not go together
-        if self.launcher != "single":
-            refuse_launch(request)
-
-    def choose(self) -> None:
-        """Return where this process is to train by itself.
-
-        Raises:
-            _OnSeveralError: where it is not.
-        """
-        from llmcls.processes.launching import LaunchRequest, visible_gpus
-
-        if self.launcher == "single":
-            return
-        if self.launcher is None:
-            gpus = visible_gpus()
-            if gpus < 2:
-                return
-            Reporter(self.quiet).say(
-                f"{gpus} GPUs are visible: --launch ddp --num-processes {gpus} (--launch single: only one)"
-            )
-            self.launcher = "ddp"
-        LaunchRequest(self.launcher, **self.machines).resolve_processes()  # refuses where nothing says how many
-        raise _OnSeveralError
-
-    def foresee(self) -> tuple[int, str]:
-        """How many processes would train, and by which backend."""
-        from llmcls.processes.launching import LaunchRequest, backend_of, visible_gpus
-
-        if self.launcher == "single" or (self.launcher is None and visible_gpus() < 2):
-            return 1, "single"
-        request = LaunchRequest(self.launcher or "ddp", **self.machines)
-        return request.resolve_processes(), backend_of(request)
-
-    def launch(self) -> int:
-        """Train on several processes and return their exit code."""
-        from llmcls.processes.launching import LaunchRequest, launch
-        from llmcls.runs.writing import default_path
-        from llmcls.training.memory import explain
-
-        arguments = self.arguments
-        if self.settings.output_dir is None:  # every attempt goes on with the same run
-            arguments = ["--output-dir", str(default_path(self.settings)), *arguments]
-        request = LaunchRequest(self.launcher or "ddp", **self.machines)
-        reporter = Reporter(self.quiet)
-        return launch(request, ["train", *arguments], lambda smaller: reporter.warn(explain(smaller)))
