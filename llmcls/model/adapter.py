@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -93,18 +93,23 @@ class BaseModelAdapter:
         Raises:
             LlmclsError: when the vocabulary has no token to spare.
         """
+        return next(self.spare_tokens(tokenizer))
+
+    def spare_tokens(self, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
+        """Every token that may be padded with, the best one first: none that ends an answer."""
         ends = {tokenizer.eos_token, self.turn_end_token(tokenizer)}
         vocabulary = tokenizer.get_vocab()
         for token in (tokenizer.pad_token, *_PAD_CANDIDATES, tokenizer.unk_token, tokenizer.bos_token):
             if token and token not in ends and token in vocabulary:
-                return str(token)
+                yield str(token)
         for token in sorted(control_tokens(tokenizer)):
             if token not in ends:
-                return token
+                yield token
         # GPT-2 has one special token for everything. Padding is always masked, so any other token will do, but once
         # saved, a pad token is split off wherever its string stands in a text. "Ġgazed" stands in none: text has " ".
         pieces = sorted(set(vocabulary) - ends, key=lambda piece: int(vocabulary[piece]), reverse=True)
-        return str(next((piece for piece in pieces if piece[0] in "Ġ▁" and len(piece) > 3), pieces[0]))
+        yield from (str(piece) for piece in pieces if piece[0] in "Ġ▁" and len(piece) > 3)
+        yield from map(str, pieces)
 
     def frame(self, tokenizer: PreTrainedTokenizerFast) -> Frame:
         """How this family wants its prompts framed (see `llmcls.prompt.frame.Frame`)."""

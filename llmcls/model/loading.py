@@ -23,7 +23,7 @@ from llmcls.model.adapter import BaseModelAdapter, base_models
 from llmcls.model.foreign import read_object, refuse_adapter
 from llmcls.model.loading_errors import clear_errors, refuse_requantizing
 from llmcls.model.mixtures import silence_router
-from llmcls.model.positions import positions_of
+from llmcls.model.positions import embeddings_of, positions_of
 from llmcls.model.wrapped import import_quickly
 from llmcls.processes.collector import resume_collection
 from llmcls.settings import ModelSettings
@@ -86,6 +86,11 @@ class BaseModel:
                 f"'{self.checkpoint}' is a classifier, but its config.json names no labels (id2label); correct it."
             ) from error
         return tuple(named[number] for number in sorted(named))
+
+    @property
+    def embeddings(self) -> int | None:
+        """How many tokens it has embeddings for, where its configuration says so."""
+        return embeddings_of(self.config)
 
     @property
     def positions(self) -> int | None:
@@ -224,8 +229,21 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
         tokenizer = AutoTokenizer.from_pretrained(base.checkpoint, **base.hub_arguments)
     if not tokenizer.is_fast:
         raise LlmclsError(f"'{base.checkpoint}' has no fast tokenizer; llmcls needs one to tell text from frame.")
-    tokenizer.pad_token = base.adapter.pad_token(tokenizer)
+    tokenizer.pad_token = _usable_pad_token(base, tokenizer)
     return tokenizer
+
+
+def _usable_pad_token(base: BaseModel, tokenizer: PreTrainedTokenizerFast) -> str:
+    """The adapter's pad token, or the next best where the model has no embedding for it.
+
+    Some tokenizers have had a token added for padding that the model was never resized for. Padding is masked, but it
+    is embedded before that.
+    """
+    chosen, rows = base.adapter.pad_token(tokenizer), base.embeddings
+    vocabulary = tokenizer.get_vocab()
+    if rows is None or vocabulary[chosen] < rows:
+        return chosen
+    return next((token for token in base.adapter.spare_tokens(tokenizer) if vocabulary[token] < rows), chosen)
 
 
 def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head: Head | None = None) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""How many tokens a model reads, by whatever name its configuration says so.
+"""How many tokens a model reads, and knows, by whatever name its configuration says so.
 
 positions_of({"n_positions": 1024})                                           # 1024
 positions_of({"text_config": {"max_position_embeddings": 8192}})              # 8192
@@ -7,7 +7,7 @@ positions_of({"model_type": "mamba"})                                         # 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NAMES = (
@@ -26,10 +26,23 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
     Args:
         config: a checkpoint's `config.json`; what its text model says counts before what stands outside of that.
     """
+    return _number(config, NAMES)
+
+
+def embeddings_of(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a model has embeddings for, or None where its configuration does not say.
+
+    Args:
+        config: as `positions_of` takes it.
+    """
+    return _number(config, ("vocab_size",))
+
+
+def _number(config: Mapping[str, Any], names: Sequence[str]) -> int | None:
     for name in TEXT:
-        if isinstance(inner := config.get(name), Mapping) and (found := positions_of(inner)) is not None:
+        if isinstance(inner := config.get(name), Mapping) and (found := _number(inner, names)) is not None:
             return found
-    for name in NAMES:
+    for name in names:
         if type(value := config.get(name)) is int and value > 0:  # XLNet says -1 for any number
             return value
     return None
