@@ -103,7 +103,7 @@ class Judge(Protocol):
         """Whether it gives the objective's loss; else that takes a forward of its own."""
         ...
 
-    def __call__(self, prompts: Prompts, targets: Sequence[Any]) -> Judged:
+    def __call__(self, prompts: Prompts, targets: Sequence[Any], progress: Progress | None = None) -> Judged:
         """Read at least one row; a target is what `Form.target` gives."""
         ...
 
@@ -152,7 +152,9 @@ class Layout(Protocol):
         """Whether `predict` gives every label's probability."""
         ...
 
-    def predict(self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int) -> Answered:
+    def predict(
+        self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int, progress: Progress | None = None
+    ) -> Answered:
         """What the model as it is would answer, from one reading of each prompt."""
         ...
 

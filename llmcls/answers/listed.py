@@ -223,13 +223,15 @@ class ListLayout:
         """A list has no probabilities."""
         return False
 
-    def predict(self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int) -> Answered:
+    def predict(
+        self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int, progress: Progress | None = None
+    ) -> Answered:
         """1 for the labels that constrained `generate()` lists."""
         import torch
 
         from llmcls.engine.lists import ListScorer
 
-        found = ListScorer(model, self.items, pad_token_id, batch_size).score(prompts)
+        found = ListScorer(model, self.items, pad_token_id, batch_size).score(prompts, progress=progress)
         refuse_failed(torch.tensor([said is None for said in found]))
         flags = torch.tensor([[int(label in (said or ())) for label in range(*self.target_shape)] for said in found])
         return Answered(flags, None)

@@ -199,12 +199,14 @@ class SingleLabelLayout:
         """Not by `generate`, which looks at the labels on its way only."""
         return _method(model) != "generate"
 
-    def predict(self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int) -> Answered:
+    def predict(
+        self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int, progress: Progress | None = None
+    ) -> Answered:
         """What constrained prediction answers; training has warned already where the model cannot be packed."""
         from llmcls.engine.scorer import make_scorer
 
         scorer = make_scorer(model, self.trie, method=_method(model), pad_token_id=pad_token_id, batch_size=batch_size)
-        scores = scorer.score(prompts)
+        scores = scorer.score(prompts, progress=progress)
         refuse_failed(scores.failing)
         return Answered(scores.predicted, scores.local.double().exp() if self.probable(model) else None)
 

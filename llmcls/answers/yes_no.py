@@ -232,11 +232,13 @@ class YesNoLayout:
         """Every label's yes has a probability."""
         return True
 
-    def predict(self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int) -> Answered:
+    def predict(
+        self, model: Any, prompts: Prompts, *, pad_token_id: int, batch_size: int, progress: Progress | None = None
+    ) -> Answered:
         """1 where the label's yes is at least as probable as its no."""
         from llmcls.evaluation.thresholds import UNTUNED
 
-        found = _silent_scorer(model, self.questions).score(prompts).exp()
+        found = _silent_scorer(model, self.questions).score(prompts, progress=progress).exp()
         refuse_failed(found.isnan().any(1))
         return Answered((found >= UNTUNED).long(), found.double())
 

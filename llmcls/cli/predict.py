@@ -194,7 +194,7 @@ def _predict(
     alone = isinstance(written, FileOutput) or bool(request.texts) or not sys.stdout.isatty()
     bar = reporter if alone else Reporter(quiet=True)
     done, begun = tally.rows, time.monotonic()
-    with bar.track("Predicting", given.count() if bar.draws_bars else None, done) as advance:
+    with bar.track("Predicting", given.count() if bar.shows_progress else None, done) as advance:
         for batch in predict_batches(
             given.rows(done),
             classifier,

@@ -22,7 +22,7 @@ from llmcls.engine.choice import AutoScorer
 from llmcls.engine.objectives import Objective
 from llmcls.engine.packed import PackedScorer
 from llmcls.engine.plan import ScoringPlan
-from llmcls.engine.scores import LabelScores, Prompts
+from llmcls.engine.scores import LabelScores, Progress, Prompts
 from llmcls.engine.search import SearchScorer
 from llmcls.engine.tree import check_prompts
 from llmcls.engine.trie import LabelTrie
@@ -94,15 +94,15 @@ class LabelJudge:
         """Whether it gives the loss: that of `sft` is over the whole vocabulary."""
         return self.objective.name == "label"
 
-    def __call__(self, prompts: Prompts, targets: Sequence[int]) -> Judged:
+    def __call__(self, prompts: Prompts, targets: Sequence[int], progress: Progress | None = None) -> Judged:
         """Read at least one row, whose right label is `targets[i]`."""
         rows, labels = check_prompts(prompts), list(targets)
         if not self.exact:
-            scores, way = self.scorer.search.guided(rows, labels)
+            scores, way = self.scorer.search.guided(rows, labels, progress)
             return Judged(scores.predicted, None, self._loss(way.nll, way.uniform, labels))
         exact = self.scorer.exact
         plan = exact.plan(full=False)
-        choices = exact.choices(rows, plan)
+        choices = exact.choices(rows, plan, progress)
         answers = plan.accumulate(choices)
         scores = LabelScores.from_exact(answers, None, 0, exact.trie)
         nll = -answers[torch.arange(len(rows)), torch.tensor(labels)]
@@ -156,10 +156,10 @@ class YesNoJudge:
         """For a model that `supports_packing`; all questions are asked."""
         return cls(PackedScorer(model, questions.trie, pack_tokens=pack_tokens), questions, objective)
 
-    def __call__(self, prompts: Prompts, targets: Sequence[Sequence[int]]) -> Judged:
+    def __call__(self, prompts: Prompts, targets: Sequence[Sequence[int]], progress: Progress | None = None) -> Judged:
         """Read at least one row; `targets[i]` has 1 for every label of row i, else 0."""
         plan = self.questions.plan
-        choices = self.scorer.choices(check_prompts(prompts), plan)
+        choices = self.scorer.choices(check_prompts(prompts), plan, progress)
         yes = choices[:, torch.from_numpy(plan.answer_edge)]
         no = choices[:, torch.from_numpy(plan.answer_edge + 1)]  # edges stand two by two
         true = torch.tensor([list(row) for row in targets], dtype=torch.float64)

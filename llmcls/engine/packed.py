@@ -84,9 +84,9 @@ class PackedScorer:
         """What `plan` says of at least one row: (rows, labels) of its choices, and under the full softmax if asked."""
         return self._read(rows, plan, full, progress).result()
 
-    def choices(self, rows: list[list[int]], plan: ScoringPlan) -> torch.Tensor:
+    def choices(self, rows: list[list[int]], plan: ScoringPlan, progress: Progress | None = None) -> torch.Tensor:
         """What `run` sums up: the log-probability of every edge of `plan`, (rows, edges) float32 on the CPU."""
-        return self._read(rows, plan, False, None).local.cpu()
+        return self._read(rows, plan, False, progress).local.cpu()
 
     def plan(self, *, full: bool) -> ScoringPlan:
         """What a row feeds and scores for all labels; `full` for scores under the full softmax, too."""

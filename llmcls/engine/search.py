@@ -120,7 +120,9 @@ class SearchScorer:
             return LabelScores.from_exact(torch.empty(0, len(self.trie.answers)), None, 0, self.trie)
         return LabelScores.concatenate([scores for scores, _ in self._groups(rows, None, progress)])
 
-    def guided(self, rows: list[list[int]], labels: Sequence[int]) -> tuple[LabelScores, Way]:
+    def guided(
+        self, rows: list[list[int]], labels: Sequence[int], progress: Progress | None = None
+    ) -> tuple[LabelScores, Way]:
         """As `score`, and besides what the model says of the way to each row's right label.
 
         The right label's tokens are read with the row, so where the model finds that label nothing more is to be read.
@@ -128,8 +130,9 @@ class SearchScorer:
         Args:
             rows: the prompts, at least one.
             labels: (rows,) the label whose own answer is looked at.
+            progress: called with the numbers of rows done.
         """
-        found = list(self._groups(rows, labels, None))
+        found = list(self._groups(rows, labels, progress))
         ways = [way for _, way in found]
         return LabelScores.concatenate([scores for scores, _ in found]), Way(
             torch.cat([way.nll for way in ways]), torch.cat([way.uniform for way in ways])

@@ -20,6 +20,7 @@ from llmcls.ahead import ahead
 from llmcls.answers import Answered, Layout
 from llmcls.engine.objectives import Objective
 from llmcls.engine.packing import TRAINING_PACK_TOKENS, Batch, cut_rows, round_up, training_pack_tokens
+from llmcls.engine.scores import Progress
 from llmcls.engine.tree import shared_prefix_length
 
 if TYPE_CHECKING:
@@ -71,9 +72,11 @@ class Collator:
         batch = self._lay_out([[self.layout.some_token]], [self.layout.some_target], [1.0])
         return batch | {name: batch[name] * 0 for name in ("weights", "normalizer", "counted")}
 
-    def predict(self, model: Any, prompts: Sequence[Sequence[int]], batch_size: int) -> Answered:
+    def predict(
+        self, model: Any, prompts: Sequence[Sequence[int]], batch_size: int, progress: Progress | None = None
+    ) -> Answered:
         """What constrained prediction answers, with all labels' probabilities where `layout.probable(model)`."""
-        return self.layout.predict(model, prompts, pad_token_id=self._pad, batch_size=batch_size)
+        return self.layout.predict(model, prompts, pad_token_id=self._pad, batch_size=batch_size, progress=progress)
 
     def _lay_out(self, prompts: Sequence[Sequence[int]], targets: Sequence[Any], weights: Sequence[float]) -> Batch:
         if self.packed:

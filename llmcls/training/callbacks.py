@@ -1,6 +1,5 @@
-"""What happens between two training steps: checkpoints, checks that something is learned, and what the user sees.
+"""What happens between two training steps: checkpoints, checks that something is learned, and what becomes of it.
 
-trainer.add_callback(ProgressCallback(reporter))
 trainer.add_callback(StoppingCallback(trainer))
 trainer.add_callback(HealthCallback(trainer))
 ...
@@ -16,7 +15,6 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from llmcls.console import Reporter
 from llmcls.errors import LlmclsError
 
 if TYPE_CHECKING:
@@ -100,42 +98,6 @@ class RowsRight(TrainerCallback, ExportableState):  # type: ignore[misc]
     def state(self) -> dict[str, Any]:
         """What `Trainer` writes into a checkpoint, and sets again on every process."""
         return {"args": {}, "attributes": {"right": self.right, "rows": self.rows}}
-
-
-class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Shows training through llmcls's reporter instead of tqdm."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-        self._done = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Open the bar."""
-        self._track = self._reporter.track("Training", total=state.max_steps)
-        self._advance = self._track.__enter__()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Advance the bar."""
-        self._advance(state.global_step - self._done)
-        self._done = state.global_step
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """One line per logged loss."""
-        logs = logs or {}
-        where = f"step {state.global_step}/{state.max_steps}, epoch {state.epoch or 0:.2f}"
-        if "eval_loss" in logs:
-            found = "".join(
-                f", {name.replace('_', ' ')} {logs[f'eval_{name}']:.4f}"
-                for name in ("accuracy", "subset_accuracy")
-                if f"eval_{name}" in logs
-            )
-            self._reporter.say(f"  {where}: validation loss {logs['eval_loss']:.4f}{found}")
-        elif "loss" in logs:
-            self._reporter.say(f"  {where}: loss {float(logs['loss']):.4f}, accuracy {logs['accuracy']:.4f}")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Close the bar."""
-        self._track.__exit__(None, None, None)
 
 
 STILL_LINES = 3

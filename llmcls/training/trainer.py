@@ -39,7 +39,6 @@ from llmcls.settings import Settings, TrainingSettings
 from llmcls.training.batches import Collator, LaidOutAhead, RowOrder, make_dataset
 from llmcls.training.callbacks import (
     HealthCallback,
-    ProgressCallback,
     RowsRight,
     StoppingCallback,
     check_finite,
@@ -49,6 +48,7 @@ from llmcls.training.checkpoints import remove_old, seal_checkpoint, writing_che
 from llmcls.training.configuration import check_ranking, clear_target_errors, make_lora_config, refusing
 from llmcls.training.continuity import ContinuityCallback, SoFar, settle_state
 from llmcls.training.cost import CostCallback, count_weights
+from llmcls.training.progress import ProgressCallback
 from llmcls.training.validation import Reading
 
 if TYPE_CHECKING:
@@ -252,9 +252,9 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
             pack_tokens=self._scoring_pack_tokens,
             batch_size=self.args.eval_batch_size,
         )
-        reading.read(
-            range(reading.rows) if together else range(self.args.process_index, reading.rows, self.args.world_size)
-        )
+        rows = range(reading.rows) if together else range(self.args.process_index, reading.rows, self.args.world_size)
+        with the_callback(self, ProgressCallback).validating(len(rows)) as advance:
+            reading.read(rows, advance)
         if reading.knows_loss and not (together and self.args.process_index):
             self._evaluated += torch.tensor(reading.loss, dtype=torch.float64).to(self._evaluated)
         return reading

@@ -20,6 +20,7 @@ import torch
 from datasets import Dataset
 
 from llmcls.answers.form import Judge
+from llmcls.engine.scores import Progress
 from llmcls.training.batches import Collator
 
 
@@ -74,14 +75,14 @@ class Reading:
         """Whether `loss` is the objective's."""
         return self._judge is not None and self._judge.knows_loss
 
-    def read(self, rows: Sequence[int]) -> None:
+    def read(self, rows: Sequence[int], progress: Progress | None = None) -> None:
         """Read these rows; there may be none."""
         if not rows:
             return
         prompts = [self._prompts[row] for row in rows]
         if self._judge is None:
-            answered = self._collator.predict(self._model, prompts, self._batch_size)
+            answered = self._collator.predict(self._model, prompts, self._batch_size, progress)
             self.targets, self.probabilities = answered.targets, answered.probabilities
             return
-        judged = self._judge(prompts, [self.true[row] for row in rows])
+        judged = self._judge(prompts, [self.true[row] for row in rows], progress)
         self.targets, self.probabilities, self.loss = judged.targets, judged.probabilities, judged.loss or (0.0, 0.0)

@@ -24,8 +24,8 @@ from llmcls.labels import LabelSet
 from llmcls.records import Example
 from llmcls.runs.run import Run
 from llmcls.settings import make_settings
-from llmcls.training.callbacks import ProgressCallback
 from llmcls.training.preparation import resolve_class_weights
+from llmcls.training.progress import ProgressCallback
 
 from ..cli.conftest import call
 
@@ -384,6 +384,10 @@ def test_the_probability_is_that_of_exactly_these_labels(
     ("logs", "said"),
     [
         ({"eval_loss": 1.0, "eval_accuracy": 0.5}, "validation loss 1.0000, accuracy 0.5000"),
+        (
+            {"eval_loss": 1.0, "eval_macro_f1": 0.25, "eval_accuracy": 0.5},
+            "validation loss 1.0000, accuracy 0.5000, macro-F1 0.2500",
+        ),
         ({"eval_loss": 1.0, "eval_subset_accuracy": 0.25}, "validation loss 1.0000, subset accuracy 0.2500"),
         ({"eval_loss": 1.0}, "validation loss 1.0000"),
         ({"loss": 2.0, "accuracy": 0.75}, "loss 2.0000, accuracy 0.7500"),
@@ -391,7 +395,7 @@ def test_the_probability_is_that_of_exactly_these_labels(
 )
 def test_the_line_of_an_evaluation(logs: dict[str, float], said: str) -> None:
     lines: list[str] = []
-    reporter: Any = SimpleNamespace(say=lines.append)
+    reporter: Any = SimpleNamespace(say=lines.append, draws_bars=True)
     state = SimpleNamespace(global_step=1, max_steps=2, epoch=0.5)
     ProgressCallback(reporter).on_log(None, state, None, logs=logs)
     assert [line.split(": ", 1)[1] for line in lines] == [said]

@@ -121,7 +121,9 @@ def test_the_shares_of_processes_are_the_whole(fit: Callable[..., Any], rows: li
 
     def read(places: range) -> Reading:
         reading = Reading(trainer.model, trainer._collator, trainer.eval_dataset, **options)
-        reading.read(places)
+        done: list[int] = []
+        reading.read(places, done.append)
+        assert sum(done) == len(places), "progress"
         return reading
 
     whole = read(range(len(rows[::2])))
