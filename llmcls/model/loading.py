@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from llmcls.data.paths import is_folder, path_exists
 from llmcls.errors import LlmclsError, unknown
-from llmcls.model.adapter import BaseModelAdapter, base_models
+from llmcls.model.adapter import BaseModelAdapter, base_models, find_pad_token
 from llmcls.model.foreign import read_object, refuse_adapter
 from llmcls.model.loading_errors import clear_errors, refuse_requantizing
 from llmcls.model.wrapped import import_quickly
+from llmcls.plugin.blame import ask
+from llmcls.plugin.packages import packaged
 from llmcls.processes.collector import resume_collection
 from llmcls.settings import ModelSettings
 
@@ -113,6 +115,8 @@ def find_checkpoint(settings: ModelSettings) -> tuple[str, BaseModelAdapter | No
     names = short_names()
     checkpoint, adapter = names.get(settings.base_model, (settings.base_model, None))
     if adapter is None and not is_folder(checkpoint) and "/" not in checkpoint:
+        if said := packaged("base model", checkpoint):
+            raise LlmclsError(said)
         hint = unknown("base model", checkpoint, names)
         raise LlmclsError(f"{hint} A Hub id (owner/name) or a folder with a causal LM works as well.")
     if path_exists(f"{checkpoint}/run.json") and not path_exists(f"{checkpoint}/config.json"):
@@ -123,7 +127,9 @@ def find_checkpoint(settings: ModelSettings) -> tuple[str, BaseModelAdapter | No
     if settings.adapter:
         adapters = base_models()
         if settings.adapter not in adapters:
-            raise LlmclsError(f"model.adapter: {unknown('base-model adapter', settings.adapter, adapters)}")
+            missing = packaged("base-model adapter", settings.adapter)
+            missing = missing or unknown("base-model adapter", settings.adapter, adapters)
+            raise LlmclsError(f"model.adapter: {missing}")
         adapter = adapters[settings.adapter]
     return checkpoint, adapter
 
@@ -136,12 +142,12 @@ def find_base_model(settings: ModelSettings) -> BaseModel:
     """
     checkpoint, adapter = find_checkpoint(settings)
     if (named := short_names().get(settings.base_model)) is not None:
-        checkpoint = named[1].locate(settings.base_model)
+        checkpoint = ask(named[1], "locate", settings.base_model, gives=str)
     config = _read_config(checkpoint, settings)
     if adapter is None:
         # `auto` fits everything, so every other adapter is asked first.
         candidates = sorted(base_models().values(), key=lambda known: known.name == "auto")
-        adapter = next(known for known in candidates if known.fits(checkpoint, config))
+        adapter = next(known for known in candidates if ask(known, "fits", checkpoint, config, gives=object))
     return BaseModel(settings.base_model, checkpoint, adapter, config, settings.revision, settings.trust_remote_code)
 
 
@@ -209,7 +215,7 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
         tokenizer = AutoTokenizer.from_pretrained(base.checkpoint, **base.hub_arguments)
     if not tokenizer.is_fast:
         raise LlmclsError(f"'{base.checkpoint}' has no fast tokenizer; llmcls needs one to tell text from frame.")
-    tokenizer.pad_token = base.adapter.pad_token(tokenizer)
+    tokenizer.pad_token = find_pad_token(base.adapter, tokenizer)
     return tokenizer
 
 
