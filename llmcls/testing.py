@@ -36,6 +36,8 @@ from llmcls.records import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from llmcls.plugin.catalog import Catalog
+
 AWKWARD_TEXTS = (
     "",
     " \n\t ",
@@ -164,9 +166,7 @@ def check_plugin(
     for hook in sorted(known - used):
         assert not hasattr(module, hook), f"'{hook}' lacks the @hookimpl decorator, so it is never called."
     assert used, "The plugin implements no hook."
-    for kind, things in (("base model", models), ("template", templates), ("dataset reader", readers)):
-        for thing in things.values():
-            assert not isinstance(thing, type), f"The {kind} '{thing.name}' is a class; register an instance of it."
+    _check_free_names(module, models, templates, readers)
     for adapter in models.values():
         check_base_model(adapter, (tokenizers or {}).get(adapter.name) or _own_tokenizer(adapter))
     for template in templates.values():
@@ -297,15 +297,46 @@ def _check_name(thing: Any, remedy: str = "give it one line") -> None:
     assert described and "\n" not in thing.description, f"'{thing.name}' needs a description: {remedy}."
 
 
+def _check_free_names(
+    module: object,
+    models: Catalog[BaseModelAdapter],
+    templates: Catalog[PromptTemplate],
+    readers: Catalog[DatasetReader],
+) -> None:
+    """A name that llmcls or another installed plugin has already: llmcls would refuse to start."""
+    installed = load_plugins()
+    everything: Sequence[tuple[Catalog[Any], Catalog[Any]]] = (
+        (models, base_models(installed)),
+        (templates, prompt_templates(installed)),
+        (readers, dataset_readers(installed)),
+    )
+    for mine, known in everything:
+        for name in mine:
+            owner = known.owner(name) if name in known else None
+            assert owner is None or installed.get_plugin(owner) is module, (
+                f"The {mine.kind} '{name}' is registered by the plugin '{owner}' already; give yours another name."
+            )
+    shorts = {short: known for known in base_models(installed).values() for short in known.checkpoints}
+    for adapter in models.values():
+        for short in adapter.checkpoints:
+            assert short not in shorts or shorts[short].name in models, (
+                f"The adapter '{shorts[short].name}' calls a base model '{short}' already; give yours another name."
+            )
+
+
 def _check_chat(frame: Frame) -> None:
-    contents = [mark(text, "text") for text in ("two\n\n  lines\t🙂", "{{ x }} <b> \\n", "x")]
-    turns = [Message(role, text) for role, text in zip(("system", "user", "assistant"), contents, strict=True)]
-    for messages in (turns[:2], turns[1:2], [*turns, turns[1]]):
+    awkward = ("  two\n\n  lines\t🙂 \n", "{{ x }} <b> &amp; \\n Aa İ ﬁ e\u0301", "long " * 2000, "x")
+    contents = [mark(text, "text") for text in awkward]
+    turns = [Message(role, text) for role, text in zip(("system", "user", "assistant", "user"), contents, strict=True)]
+    for messages in (turns[:2], turns[1:2], turns):
         rendered = frame.chat(messages)
         position = 0
         for message in messages:
             position = rendered.find(message.content, position)
-            assert position >= 0, f"The chat frame drops, changes or reorders the {message.role} message."
+            assert position >= 0, (
+                f"The chat frame drops, changes or reorders the {message.role} message: each content must stand in the "
+                "chat as it is given, with the white space at its ends."
+            )
             position += len(message.content)
         assert rendered == frame.chat(messages), "The chat frame must render the same messages the same each time."
         now = datetime.datetime.now().astimezone()
@@ -319,9 +350,15 @@ def _check_commands(manager: pluggy.PluginManager) -> None:
     import click
     from click.testing import CliRunner
 
+    from llmcls.cli import build_cli
+
     cli = click.Group("llmcls")
     manager.hook.register_commands(cli=cli)
     assert cli.commands, "register_commands() added no command."
+    try:
+        build_cli(manager)
+    except LlmclsError as error:
+        raise AssertionError(f"The plugin's commands cannot be added: {error}") from error
     for name, command in cli.commands.items():
         assert command.get_short_help_str(), f"Command '{name}' needs a docstring: it is its help."
         result = CliRunner().invoke(cli, [name, "--help"])

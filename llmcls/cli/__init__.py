@@ -23,7 +23,8 @@ import pluggy
 
 from llmcls import __version__
 from llmcls.errors import LlmclsError, LlmclsWarning
-from llmcls.plugin.manager import DISABLE_VARIABLE, blaming, load_plugins
+from llmcls.plugin.blame import blaming, plugin_at_fault
+from llmcls.plugin.manager import DISABLE_VARIABLE, load_plugins
 from llmcls.processes.collector import put_off_collection
 from llmcls.visible import VisibleStream, visible
 
@@ -143,7 +144,7 @@ def build_cli(manager: pluggy.PluginManager | None = None) -> click.Group:
         cli.add_command(_Later(name, short_help=short_help))
     for plugin in (manager or load_plugins()).hook.register_commands.get_hookimpls():
         cli.owner = plugin.plugin_name
-        with blaming(plugin.plugin_name, "register_commands"):
+        with blaming(plugin.plugin_name, "register_commands", plugin.function):
             plugin.function(*[cli for argument in plugin.argnames if argument == "cli"])
     return cli
 
@@ -177,6 +178,11 @@ def main(arguments: list[str] | None = None) -> None:
         place = f": '{str(error.filename)[:300]}'" if error.filename else ""
         click.echo(visible(f"Error: {error.strerror}{place}."), err=True)
         _drop_output()
+        sys.exit(1)
+    except Exception as error:
+        if (said := plugin_at_fault(error)) is None:
+            raise
+        click.echo(visible(f"Error: {said}"), err=True)
         sys.exit(1)
 
 

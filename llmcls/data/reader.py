@@ -123,4 +123,4 @@ class DatasetReader(ABC):
 
 def dataset_readers(manager: pluggy.PluginManager | None = None) -> Catalog[DatasetReader]:
     """Every registered dataset reader by name; those of `manager`, or of all installed plugins."""
-    return Catalog(manager or load_plugins(), "register_dataset_readers", "dataset reader")
+    return Catalog(manager or load_plugins(), "register_dataset_readers", "dataset reader", DatasetReader)

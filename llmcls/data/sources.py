@@ -13,9 +13,12 @@ from pathlib import Path
 
 from llmcls.data.objects import table_from_object, tables_from_object
 from llmcls.data.paths import has_scheme, looks_like_path, no_such_path, path_exists
+from llmcls.data.read_tables import check_tables
 from llmcls.data.reader import FIELDS_OF_FORMAT, SPLITS, DatasetReader, FileFormat, Table, dataset_readers
 from llmcls.data.split_names import standard_name, standard_splits
 from llmcls.errors import LlmclsError, LlmclsWarning
+from llmcls.plugin.blame import ask
+from llmcls.plugin.packages import packaged
 
 
 def open_tables(
@@ -56,8 +59,10 @@ def choose_reader(spec: str, catalog: Mapping[str, DatasetReader] | None = None)
     """
     readers = dataset_readers() if catalog is None else catalog
     for reader in readers.values():
-        if reader.reads(spec):
+        if ask(reader, "reads", spec, gives=object):
             return reader
+    if said := packaged("data set", spec):
+        raise LlmclsError(said)
     if looks_like_path(spec) and not path_exists(spec):
         raise LlmclsError(no_such_path(spec))
     known = "\n".join(f"  - {reader.name}: {reader.description}" for reader in readers.values())
@@ -95,7 +100,9 @@ def _names_files(data: Mapping[object, object]) -> bool:
 
 
 def _open_spec(spec: str, catalog: Mapping[str, DatasetReader] | None, form: FileFormat | None) -> dict[str, Table]:
-    return standard_splits(choose_reader(spec, catalog).read_as(spec, form or FileFormat()), f"'{spec}'")
+    reader = choose_reader(spec, catalog)
+    tables = ask(reader, "read_as", spec, form or FileFormat(), gives=Mapping)
+    return standard_splits(check_tables(reader, tables), f"'{spec}'")
 
 
 def _open_single(

@@ -12,15 +12,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
+from jinja2 import TemplateError
 
 from llmcls.errors import LlmclsError
 from llmcls.model.opening import find_opening, finished_turn
+from llmcls.plugin.blame import ask, failure, is_foreign, named, owner_of, place_of, remedy, wrong_result
 from llmcls.plugin.catalog import Catalog
 from llmcls.plugin.manager import load_plugins
 from llmcls.prompt.frame import Frame, Message
@@ -40,7 +42,7 @@ _BRACKETED = re.compile(r"<+[^<>\s]+>+|\[[^\[\]\s]+\]")
 
 
 class ChatTemplateError(LlmclsError):
-    """A model's chat template fails on a chat; plain prompts can do without it."""
+    """A model's chat template refuses a chat (`raise_exception`); plain prompts can do without it."""
 
 
 class BaseModelAdapter:
@@ -153,7 +155,7 @@ class BaseModelAdapter:
         )
 
     def _frame_without_chat(self, tokenizer: PreTrainedTokenizerFast, error: ChatTemplateError) -> Frame:
-        """For plain prompts, which a chat template that fails has nothing to do with."""
+        """For plain prompts, which a chat template that takes no such chat has nothing to do with."""
 
         def refuse(_: Sequence[Message]) -> str:
             raise error
@@ -176,9 +178,65 @@ class BaseModelAdapter:
         return str(tokenizer.eos_token)
 
 
+def find_frame(adapter: BaseModelAdapter, tokenizer: PreTrainedTokenizerFast) -> Frame:
+    """The frame that an adapter has for a tokenizer, whose chat format gives text.
+
+    Raises:
+        LlmclsError: that names the plugin, when a plugin's adapter fails or gives something else.
+    """
+    frame: Frame = ask(adapter, "frame", tokenizer, gives=Frame)
+    if not is_foreign(adapter):
+        return frame
+    looked_after = _ChatFormat(adapter, frame.chat)
+    return replace(frame, chat=looked_after)
+
+
+@dataclass(frozen=True)
+class _ChatFormat:
+    """The chat format of a plugin's adapter."""
+
+    adapter: BaseModelAdapter
+    chat: Callable[[Sequence[Message]], str]
+
+    def __call__(self, messages: Sequence[Message]) -> str:
+        try:
+            text = self.chat(messages)
+        except LlmclsError:
+            raise
+        except Exception as error:  # a stranger's code may raise anything
+            what = f"the chat format of base-model adapter '{self.adapter.name}'"
+            raise LlmclsError(failure(owner_of(self.adapter), what, error, self.adapter)) from error
+        if not isinstance(text, str):
+            raise wrong_result(self.adapter, "frame(tokenizer).chat", text, str)
+        return text
+
+
+def find_pad_token(adapter: BaseModelAdapter, tokenizer: PreTrainedTokenizerFast) -> str:
+    """The token that an adapter pads with.
+
+    Raises:
+        LlmclsError: for a plugin's adapter that fails, or whose token is not in the vocabulary, or ends answers.
+    """
+    pad: str = ask(adapter, "pad_token", tokenizer, gives=str)
+    if is_foreign(adapter):
+        frame = find_frame(adapter, tokenizer)
+        problem = ""
+        if pad not in tokenizer.get_vocab():
+            problem = "is not in the vocabulary"
+        elif pad in (frame.end_token, frame.turn_end_token):
+            problem = "also ends answers: a model that is trained so never learns to stop"
+        if problem:
+            plugin = owner_of(adapter)
+            raise LlmclsError(
+                f"{named(plugin)}: base-model adapter '{adapter.name}' pads with {pad!r}, which {problem} "
+                f"({place_of(type(adapter).pad_token)}). {remedy(plugin)}"
+            )
+    return pad
+
+
 def base_models(manager: pluggy.PluginManager | None = None) -> Catalog[BaseModelAdapter]:
     """Every registered base model by name; those of `manager`, or of all installed plugins."""
-    return Catalog(manager or load_plugins(), "register_base_models", "base model")
+    return Catalog(manager or load_plugins(), "register_base_models", "base model", BaseModelAdapter)
 
 
 def render_chat_template(
@@ -192,8 +250,8 @@ def render_chat_template(
     A template that refuses the system role (Gemma's) gets the system text at the head of the first user turn.
 
     Raises:
-        ChatTemplateError: when the chat template fails.
-        LlmclsError: when it costs too much.
+        ChatTemplateError: when the chat template refuses these messages.
+        LlmclsError: when it fails, or costs too much.
     """
     template = tokenizer.get_chat_template()
 
@@ -218,7 +276,9 @@ def render_chat_template(
         if messages[0].role == "system" and len(messages) > 1 and messages[1].role == "user":
             merged = Message("user", f"{messages[0].content}\n\n{messages[1].content}")
             return render_chat_template(tokenizer, [merged, *messages[2:]], add_generation_prompt, enable_thinking)
-        raise ChatTemplateError(
+        # `raise_exception` in a template raises this very class; all else is damage.
+        kind = ChatTemplateError if type(error) is TemplateError else LlmclsError
+        raise kind(
             f"The model's chat template fails: {' '.join(str(error).split())[:300]}; use the template 'instruction'."
         ) from error
 

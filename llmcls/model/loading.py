@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from llmcls.data.paths import is_folder, path_exists
 from llmcls.errors import LlmclsError, unknown
-from llmcls.model.adapter import BaseModelAdapter, base_models
+from llmcls.model.adapter import BaseModelAdapter, base_models, find_pad_token
 from llmcls.model.foreign import read_object, refuse_adapter
 from llmcls.model.loading_errors import clear_errors, refuse_requantizing
 from llmcls.model.mixtures import silence_router
 from llmcls.model.positions import embeddings_of, positions_of
 from llmcls.model.wrapped import import_quickly
+from llmcls.plugin.blame import ask
+from llmcls.plugin.packages import packaged
 from llmcls.processes.collector import resume_collection
 from llmcls.settings import ModelSettings
 
@@ -125,6 +127,8 @@ def find_checkpoint(settings: ModelSettings) -> tuple[str, BaseModelAdapter | No
     names = short_names()
     checkpoint, adapter = names.get(settings.base_model, (settings.base_model, None))
     if adapter is None and not is_folder(checkpoint) and "/" not in checkpoint:
+        if said := packaged("base model", checkpoint):
+            raise LlmclsError(said)
         hint = unknown("base model", checkpoint, names)
         raise LlmclsError(f"{hint} A Hub id (owner/name) or a folder with a causal LM works as well.")
     if path_exists(f"{checkpoint}/run.json") and not path_exists(f"{checkpoint}/config.json"):
@@ -135,7 +139,9 @@ def find_checkpoint(settings: ModelSettings) -> tuple[str, BaseModelAdapter | No
     if settings.adapter:
         adapters = base_models()
         if settings.adapter not in adapters:
-            raise LlmclsError(f"model.adapter: {unknown('base-model adapter', settings.adapter, adapters)}")
+            missing = packaged("base-model adapter", settings.adapter)
+            missing = missing or unknown("base-model adapter", settings.adapter, adapters)
+            raise LlmclsError(f"model.adapter: {missing}")
         adapter = adapters[settings.adapter]
     return checkpoint, adapter
 
@@ -148,7 +154,7 @@ def find_base_model(settings: ModelSettings) -> BaseModel:
     """
     checkpoint, adapter = find_checkpoint(settings)
     if (named := short_names().get(settings.base_model)) is not None:
-        checkpoint = named[1].locate(settings.base_model)
+        checkpoint = ask(named[1], "locate", settings.base_model, gives=str)
     config = _read_config(checkpoint, settings)
     adapter = adapter or choose_adapter(checkpoint, config)
     return BaseModel(settings.base_model, checkpoint, adapter, config, settings.revision, settings.trust_remote_code)
@@ -162,7 +168,7 @@ def choose_adapter(checkpoint: str, config: dict[str, Any]) -> BaseModelAdapter:
         config: the checkpoint's `config.json`.
     """
     candidates = sorted(base_models().values(), key=lambda known: known.name == "auto")
-    return next(known for known in candidates if known.fits(checkpoint, config))
+    return next(known for known in candidates if ask(known, "fits", checkpoint, config, gives=object))
 
 
 def may_have_head(settings: ModelSettings) -> bool:
@@ -239,7 +245,7 @@ def _usable_pad_token(base: BaseModel, tokenizer: PreTrainedTokenizerFast) -> st
     Some tokenizers have had a token added for padding that the model was never resized for. Padding is masked, but it
     is embedded before that.
     """
-    chosen, rows = base.adapter.pad_token(tokenizer), base.embeddings
+    chosen, rows = find_pad_token(base.adapter, tokenizer), base.embeddings
     vocabulary = tokenizer.get_vocab()
     if rows is None or vocabulary[chosen] < rows:
         return chosen

@@ -14,7 +14,8 @@ from typing import Generic, Protocol, TypeVar, cast
 import pluggy
 
 from llmcls.errors import LlmclsError, unknown
-from llmcls.plugin.manager import blaming, load_plugins
+from llmcls.plugin.blame import blaming, named, place_of, remedy
+from llmcls.plugin.manager import DISABLE_VARIABLE, load_plugins
 
 
 class Named(Protocol):
@@ -36,37 +37,35 @@ class Catalog(Mapping[str, T], Generic[T]):
         manager: the plugin manager to ask.
         hook: the hook's name, such as `register_base_models`.
         kind: what to call one of them in messages: "base model".
+        contract: the class that each of them must be an instance of.
 
     Raises:
-        LlmclsError: when two plugins register one name; both are named. When a hook returns no list.
+        LlmclsError: when a hook fails, or returns no list of such instances; when two plugins register one name, of
+            which both are named.
     """
 
-    def __init__(self, manager: pluggy.PluginManager, hook: str, kind: str) -> None:
+    def __init__(self, manager: pluggy.PluginManager, hook: str, kind: str, contract: type[T] | None = None) -> None:
         self.kind = kind
         self._things: dict[str, T] = {}
         self._owners: dict[str, str] = {}
         caller = getattr(manager.hook, hook)
         for implementation in caller.get_hookimpls():
-            owner = implementation.plugin_name
-            with blaming(owner, hook):
-                things = implementation.function()
+            owner, function = implementation.plugin_name, implementation.function
+            with blaming(owner, hook, function):
+                things = function()
+            where = f"({place_of(function)}). {remedy(owner)}"
             if not isinstance(things, list | tuple):
-                raise LlmclsError(
-                    f"{hook}() of plugin '{implementation.plugin_name}' must return a list, not {things!r}."
-                )
+                raise LlmclsError(f"{hook}() of plugin '{owner}' must return a list, not {things!r:.100} {where}")
             for thing in cast("Sequence[T]", things):
-                if not isinstance(getattr(thing, "name", None), str):
-                    raise LlmclsError(
-                        f"Plugin '{owner}' registers {thing!r:.100} as a {kind}, which has no name; repair or "
-                        "uninstall it."
-                    )
+                if problem := _problem(thing, contract):
+                    raise LlmclsError(f"{named(owner)} registers {thing!r:.100} as a {kind}, {problem} {where}")
                 if thing.name in self._things:
                     raise LlmclsError(
                         f"Two plugins register the {kind} '{thing.name}': "
-                        f"{self._owners[thing.name]} and {implementation.plugin_name}; disable or rename one."
+                        f"{self._owners[thing.name]} and {owner}; rename one, or set {DISABLE_VARIABLE}={owner}."
                     )
                 self._things[thing.name] = thing
-                self._owners[thing.name] = implementation.plugin_name
+                self._owners[thing.name] = owner
 
     def owner(self, name: str) -> str:
         """The name of the plugin that registered `name`."""
@@ -86,6 +85,17 @@ class Catalog(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._things)
+
+
+def _problem(thing: object, contract: type | None) -> str | None:
+    """What keeps a thing from being registered, in the middle of a sentence."""
+    if isinstance(thing, type):
+        return f"which is a class; register an instance of it, {thing.__name__}()"
+    if contract is not None and not isinstance(thing, contract):
+        return f"which is not a {contract.__module__}.{contract.__name__}"
+    if not isinstance(getattr(thing, "name", None), str):
+        return "which has no name"
+    return None
 
 
 def hook_names() -> list[str]:

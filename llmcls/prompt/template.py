@@ -193,7 +193,7 @@ class PromptTemplate:
 
 def prompt_templates(manager: pluggy.PluginManager | None = None) -> Catalog[PromptTemplate]:
     """Every registered template by name; those of `manager`, or of all installed plugins."""
-    return Catalog(manager or load_plugins(), "register_prompt_templates", "template")
+    return Catalog(manager or load_plugins(), "register_prompt_templates", "template", PromptTemplate)
 
 
 class _MessageExtension(Extension):

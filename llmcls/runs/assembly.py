@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from llmcls.answers import Form, form_of
 from llmcls.errors import LlmclsError, LlmclsWarning, shorten
 from llmcls.labels import LabelSet
+from llmcls.model.adapter import find_frame
 from llmcls.model.foreign import CodeRefusedError, brings_code, refuse_code, require_weights
 from llmcls.model.loading import (
     BaseModel,
@@ -30,7 +31,7 @@ from llmcls.prompt.frame import Frame
 from llmcls.prompt.shots import Shots, choose_shots
 from llmcls.prompt.template import PromptTemplate, prompt_templates
 from llmcls.records import Example
-from llmcls.runs.framing import frame_as_published, frame_of_run
+from llmcls.runs.framing import frame_as_published, frame_of_run, require_adapter
 from llmcls.runs.run import Run
 from llmcls.settings import DataSettings, ModelSettings, Settings, make_settings
 from llmcls.settings.sections import with_dtype
@@ -199,7 +200,10 @@ def check_run(
     """
     if run.whole and base_model:
         raise LlmclsError(f"Run '{run.path}' holds all of its model and needs no base model; leave it out.")
-    wanted = {"base_model": base_model, "quantization": quantization}
+    require_adapter(run)
+    # The one that it was trained with, whichever plugin's fits best by now.
+    adapter = run.card["base_model"]["adapter"]
+    wanted = {"base_model": base_model, "quantization": quantization, "adapter": adapter}
     model_settings = run.model_settings.model_copy(update={k: v for k, v in wanted.items() if v is not None})
     # What is checked of training says nothing of prediction: a run of all weights may be held in 4 bits.
     held = make_settings({"model": model_settings.model_dump(), "lora": run.settings.lora.model_dump()}).model
@@ -405,7 +409,7 @@ def _put_together(
         )
     encoder = Encoder(
         tokenizer,
-        frame or base.adapter.frame(tokenizer),
+        frame or find_frame(base.adapter, tokenizer),
         template,
         labels,
         form,

@@ -9,8 +9,11 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llmcls.errors import LlmclsWarning
+from llmcls.errors import LlmclsError, LlmclsWarning, unknown
+from llmcls.model.adapter import base_models, find_frame
 from llmcls.model.loading import BaseModel
+from llmcls.plugin.blame import ask
+from llmcls.plugin.packages import missing_plugins
 from llmcls.prompt.frame import Frame
 from llmcls.prompt.marks import clean
 from llmcls.runs.run import Run
@@ -26,8 +29,25 @@ def frame_of_run(run: Run, base: BaseModel, tokenizer: PreTrainedTokenizerFast) 
     """
     opening = run.card["base_model"].get("opening")
     if opening is None:
-        return base.adapter.former_frame(tokenizer)
-    return replace(base.adapter.frame(tokenizer), opening=clean(opening))
+        former: Frame = ask(base.adapter, "former_frame", tokenizer, gives=Frame)
+        return former
+    return replace(find_frame(base.adapter, tokenizer), opening=clean(opening))
+
+
+def require_adapter(run: Run) -> None:
+    """Refuse a run whose base-model adapter is not there: another one would ask its model in another format.
+
+    Raises:
+        LlmclsError: with the package to install.
+    """
+    name = run.card["base_model"]["adapter"]
+    if name in (adapters := base_models()):
+        return
+    recorded = run.card.get("plugins")
+    known = {str(key): str(value) for key, value in recorded.items()} if isinstance(recorded, dict) else {}
+    brought = missing_plugins(known)
+    hint = f"it was trained with {brought}" if brought else unknown("base-model adapter", name, adapters)
+    raise LlmclsError(f"Run '{run.path}' needs the base-model adapter '{name}', which no plugin here has: {hint}")
 
 
 def frame_as_published(base: BaseModel, tokenizer: PreTrainedTokenizerFast) -> Frame:
@@ -42,4 +62,4 @@ def frame_as_published(base: BaseModel, tokenizer: PreTrainedTokenizerFast) -> F
             LlmclsWarning,
             stacklevel=4,
         )
-    return replace(base.adapter.frame(tokenizer), bos_token=before)
+    return replace(find_frame(base.adapter, tokenizer), bos_token=before)

@@ -520,7 +520,9 @@ def test_a_plugin_that_raises_is_named() -> None:
     manager.register(_Raises(), name="odd")
     with pytest.raises(LlmclsError, match=r"^Plugin 'odd' fails in register_prompt_templates\(\): RuntimeError"):
         prompt_templates(manager)
-    with pytest.raises(LlmclsError, match=r"^Plugin 'odd' registers 3 as a dataset reader, which has no name"):
+    with pytest.raises(
+        LlmclsError, match=r"^Plugin 'odd' registers 3 as a dataset reader, which is not a llmcls\.data"
+    ):
         dataset_readers(manager)
     with pytest.raises(LlmclsError, match=r"^Plugin 'odd' fails in register_commands\(\): ZeroDivisionError"):
         build_cli(manager)

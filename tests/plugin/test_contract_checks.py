@@ -3,6 +3,8 @@
 import datetime
 import itertools
 import json
+import re
+import unicodedata
 from types import SimpleNamespace
 
 import pytest
@@ -66,6 +68,7 @@ def test_built_ins_keep_the_contract(tokenizer, tmp_path, tiny_model_dir):
     tinyllama = build_tiny_tokenizer(others=["<unk>"])
     check_base_model(base_models.TinyLlamaChat(), tinyllama)
     local = BaseModelAdapter()
+    local.name = "local"
     local.checkpoints = {"tiny": str(tiny_model_dir)}
     check_plugin(SimpleNamespace(register_base_models=hookimpl(_named("register_base_models", lambda: [local]))))
 
@@ -124,6 +127,12 @@ def turns(messages, content=lambda m: m.content):
         (broken(**chat(lambda m: turns(m, lambda x: x.content.upper()))), "changes or reorders the system"),
         (broken(**chat(lambda m: turns([x for x in m if x.role != "system"]))), "drops, changes"),
         (broken(**chat(lambda m: turns(m[::-1]))), "reorders"),
+        (
+            broken(**chat(lambda m: turns(m, lambda x: re.sub(r"[^\S\n]+(?=\ufdd2)", "", x.content)))),
+            "white space at its",
+        ),
+        (broken(**chat(lambda m: turns(m, lambda x: x.content[:900]))), "drops, changes"),
+        (broken(**chat(lambda m: turns(m, lambda x: unicodedata.normalize("NFC", x.content)))), "drops, changes"),
         (broken(**chat(lambda m: f"<s>{datetime.date.today():%d %b %Y}\n" + turns(m)[3:])), "today's date"),
         (broken(**chat(lambda m: f"<s>{next(COUNT)}{turns(m)[3:]}")), "same each time"),
     ],
@@ -227,6 +236,10 @@ def _named(name, function):
     return function
 
 
+def _train():
+    """Train."""
+
+
 def _module(**hooks):
     return SimpleNamespace(**{name: hookimpl(_named(name, function)) for name, function in hooks.items()})
 
@@ -248,6 +261,26 @@ def _module(**hooks):
         (_module(register_base_models=lambda: [Headings()]), "Pass tokenizers="),
         (_module(register_prompt_templates=lambda: [PromptTemplate("x", "{{ text }}")]), "description"),
         (_module(register_commands=lambda cli: None), "added no command"),
+        (
+            _module(register_commands=lambda cli: cli.command("train")(_named("train", _train))),
+            "has already: rename it",
+        ),
+        (
+            _module(register_prompt_templates=lambda: [PromptTemplate("chat", "{# x #}{{ text }}\nlabel:")]),
+            "already; give",
+        ),
+        (
+            _module(register_base_models=lambda: [type("Mine", (Headings,), {"name": "llama-3"})()]),
+            "'llama-3' is regis",
+        ),
+        (
+            _module(register_base_models=lambda: [type("Mine", (Headings,), {"checkpoints": {"tinyllama": "x/y"}})()]),
+            "'tinyllama' calls a base model 'tinyllama' already",
+        ),
+        (
+            _module(register_dataset_readers=lambda: [type("Mine", (OneRow,), {"name": "csv"})()]),
+            "reader 'csv' is regis",
+        ),
     ],
 )
 def test_catches_a_broken_plugin(module, says):
