@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llmcls.data.paths import is_folder, path_exists
 from llmcls.errors import LlmclsError, unknown
 from llmcls.model.adapter import BaseModelAdapter, base_models
+from llmcls.model.calm import calm_libraries
 from llmcls.model.foreign import read_object, refuse_adapter, refuse_code
 from llmcls.model.wrapped import import_quickly
 from llmcls.processes.collector import resume_collection
@@ -365,7 +366,8 @@ def _clear_errors(checkpoint: str, remedy: str = "") -> Iterator[None]:
     # What a damaged configuration, tokenizer or file of weights comes to in these libraries.
     known = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError)
     try:
-        yield
+        with calm_libraries():
+            yield
     except OutOfMemoryError:
         raise
     except (*known, SafetensorError, StrictDataclassError) as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcls.errors import LlmclsError
 from llmcls.labels import LabelSet
+from llmcls.model.calm import calm_libraries
 from llmcls.model.foreign import load_lora
 from llmcls.model.loading import LOADING, find_base_model, load_model
 from llmcls.model.lora import merged
@@ -70,7 +71,7 @@ def load_run(
     formats = choose_formats(assembly.settings)
     model: Any = load_model(assembly.base, assembly.settings.model, formats, assembly.head)
     if not run.whole:
-        with LOADING:
+        with LOADING, calm_libraries():
             model = load_lora(model, run.lora_path)
         if merge:
             model = merged(model)

@@ -19,6 +19,7 @@ from llmcls.answers.form import Decision
 from llmcls.console import Reporter
 from llmcls.data.splits import DataSplits
 from llmcls.errors import LlmclsError
+from llmcls.model.calm import calm_libraries
 from llmcls.model.loading import load_model, locate
 from llmcls.processes.stopping import StoppedError, StopSignals
 from llmcls.processes.world import join_training, launched_rank, launched_size, requested_backend
@@ -42,7 +43,7 @@ from llmcls.training.checkpoints import (
 )
 from llmcls.training.going_on import Start, announce_start, find_start
 from llmcls.training.keeping import describe, save_weights, write_bad_rows, write_run
-from llmcls.training.memory import DeviceFullError, explain, free_memory, shrink
+from llmcls.training.memory import DeviceFullError, explain, free_memory, run_trainer, shrink
 from llmcls.training.preparation import (
     announce,
     check_names,
@@ -58,8 +59,6 @@ from llmcls.training.unfinished import Unfinished, goes_on, stopped, writing_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from transformers.trainer_utils import TrainOutput
 
     from llmcls.model.hardware import Formats
     from llmcls.training.trainer import LabelTrainer
@@ -193,6 +192,7 @@ def _train(job: Job) -> Run:
             signals.enter_context(stop)
         with stop.leaving_at_once(stopped(job.path, "before training went on")):
             job, material = _read(job)
+            signals.enter_context(calm_libraries())
             prepared = _prepare(job, material)
             unfinished = _join(job, material, prepared)
             model, packed = _load(job, material, prepared)
@@ -380,7 +380,7 @@ def _fit(job: Job, unfinished: Unfinished, trainer: LabelTrainer) -> dict[str, f
     """
     from llmcls.training.callbacks import describe_outcome
 
-    result, state = _run(trainer, unfinished.checkpoint, job.settings), trainer.state
+    result, state = run_trainer(trainer, unfinished.checkpoint, job.settings), trainer.state
     if trainer.stopping and state.global_step < state.max_steps:
         unfinished.world.wait()
         raise StoppedError(stopped(unfinished.path, f"at step {state.global_step} of {state.max_steps}"))
@@ -424,22 +424,6 @@ def _decide(trainer: LabelTrainer, prepared: _Prepared, reporter: Reporter) -> D
     if decision and trainer.is_fsdp_enabled:
         reporter.warn("with 'fsdp' thresholds stay at 0.5: no process has the whole model to tune them with.")
     return decision or None
-
-
-def _run(trainer: LabelTrainer, checkpoint: Path | None, settings: Settings) -> TrainOutput:
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    try:
-        return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except RuntimeError as error:
-        if not should_reduce_batch_size(error):
-            raise
-        rows = settings.training.per_device_train_batch_size
-        raise DeviceFullError(
-            f"The device's memory is full at step {trainer.state.global_step} with {rows} rows per forward pass; lower "
-            "training.per_device_train_batch_size and prompt.max_length, or set training.gradient_checkpointing to "
-            "true."
-        ) from error
 
 
 def _deep_copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
