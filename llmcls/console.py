@@ -3,7 +3,8 @@
     with reporter.track("Encoding", total=1200) as advance:
         advance(16)
 
-Bars are drawn on a terminal only; messages go to standard error, so that standard output holds results alone.
+Bars are drawn on a terminal and in a notebook; messages go to standard error, so that standard output holds results
+alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Advance = Callable[[int], None]
+NOTEBOOK_COLUMNS = 80  # of a bar; a cell's output is wider than that
 
 
 class Reporter:
@@ -55,7 +57,7 @@ class Reporter:
     @property
     def draws_bars(self) -> bool:
         """Whether `track` shows anything, so that it is worth finding out how much there is to do."""
-        return not self.quiet and self.console.is_terminal
+        return not self.quiet and (self.console.is_terminal or self.console.is_jupyter)
 
     @contextmanager
     def track(self, description: str, total: int | None, done: int = 0) -> Iterator[Advance]:
@@ -69,6 +71,16 @@ class Reporter:
         console = self.console
         if not self.draws_bars:
             yield lambda _units: None
+            return
+        if console.is_jupyter:  # where rich needs ipywidgets for its own
+            from tqdm import tqdm  # type: ignore[import-untyped]
+
+            with tqdm(desc=description, total=total, initial=done, leave=False, ncols=NOTEBOOK_COLUMNS) as bar:
+
+                def update(units: int) -> None:
+                    bar.update(units)
+
+                yield update
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
