@@ -3,7 +3,7 @@
     with reporter.track("Encoding", total=1200) as advance:
         advance(16)
 
-On a terminal a bar is drawn; elsewhere, in a log file, a line is written now and then:
+On a terminal and in a notebook a bar is drawn; elsewhere, in a log file, a line is written now and then:
 
       Encoding: 10,240/43,410, 12 s, 39 s left, 853 rows/s, 1.10 GB
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Advance = Callable[[int], None]
+NOTEBOOK_COLUMNS = 80  # of a bar; a cell's output is wider than that
 
 FIRST_LINE, NEXT_LINES = 10.0, 30.0
 """Seconds after which progress is told where no bar is drawn: what takes less needs no line."""
@@ -64,7 +65,7 @@ class Reporter:
     @property
     def draws_bars(self) -> bool:
         """Whether `track` draws bars."""
-        return not self.quiet and self.console.is_terminal
+        return not self.quiet and (self.console.is_terminal or self.console.is_jupyter)
 
     @property
     def shows_progress(self) -> bool:
@@ -104,6 +105,16 @@ class Reporter:
 
     @contextmanager
     def _bar(self, description: str, total: int | None, done: int) -> Iterator[Advance]:
+        if self.console.is_jupyter:  # where rich needs ipywidgets for its own
+            from tqdm import tqdm  # type: ignore[import-untyped]
+
+            with tqdm(desc=description, total=total, initial=done, leave=False, ncols=NOTEBOOK_COLUMNS) as bar:
+
+                def update(units: int) -> None:
+                    bar.update(units)
+
+                yield update
+            return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -195,7 +194,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 row["weight"] = weight
         folder = TemporaryDirectory(prefix="llmcls-") if self.output_dir is None else None
         path = Path(folder.name, "run") if folder else Path(str(self.output_dir))
-        with _quiet(self.verbose), _own_random_numbers():
+        with _own_random_numbers():
             run = train(
                 rows,
                 text_columns=("text",),
@@ -285,8 +284,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return as_texts(X)
 
     def _classifier(self) -> Classifier:
-        with _quiet(self.verbose):
-            return self._trained.classifier
+        return self._trained.classifier
 
     def _resolve(self, names: tuple[str, ...], *, weighted: bool) -> dict[str, Any]:
         """The settings of one `fit`: what `settings` says, then the arguments that were given."""
@@ -368,20 +366,3 @@ def _own_random_numbers() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-
-
-@contextmanager
-def _quiet(verbose: bool) -> Iterator[None]:
-    """A search loads the model hundreds of times: no bar and no deprecation notice of the libraries for each."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    with warnings.catch_warnings():
-        if not verbose:
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
-            logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            if shown:
-                logging.enable_progress_bar()

@@ -145,6 +145,12 @@ class EvaluationReport:
         if problems:
             raise LlmclsError(several(problems, "The evaluation report contradicts itself"))
 
+    def _repr_html_(self) -> str:
+        """The figures as tables, for notebooks."""
+        from llmcls.evaluation.notebook import as_html
+
+        return as_html(self)
+
     @property
     def never_occurred(self) -> tuple[str, ...]:
         """The labels that no evaluated row has; nothing is known of their recall."""

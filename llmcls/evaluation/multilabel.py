@@ -126,6 +126,12 @@ class MultiLabelReport:
     weighted_precision: float | None = None
     weighted_recall: float | None = None
 
+    def _repr_html_(self) -> str:
+        """The figures as tables, for notebooks."""
+        from llmcls.evaluation.notebook import as_html
+
+        return as_html(self)
+
     @property
     def never_occurred(self) -> tuple[str, ...]:
         """The labels that no evaluated row has; nothing is known of their recall."""

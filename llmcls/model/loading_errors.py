@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from llmcls.errors import LlmclsError
+from llmcls.model.calm import calm_libraries
 from llmcls.model.foreign import refuse_code
 
 
@@ -25,7 +26,8 @@ def clear_errors(checkpoint: str, remedy: str = "") -> Iterator[None]:
     # What a damaged configuration, tokenizer or file of weights comes to in these libraries.
     known = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError)
     try:
-        yield
+        with calm_libraries():
+            yield
     except OutOfMemoryError:
         raise
     except (*known, SafetensorError, StrictDataclassError) as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.labels import LabelSet
+from llmcls.model.calm import calm_libraries
 from llmcls.model.foreign import load_lora
 from llmcls.model.kernels import with_usable_attention
 from llmcls.model.loading import LOADING, find_base_model, load_model
@@ -74,7 +75,7 @@ def load_run(
     held = with_usable_attention(assembly.settings.model, formats.device, training=False, asked=False)
     model: Any = load_model(assembly.base, held, formats, assembly.head)
     if not run.whole:
-        with LOADING:
+        with LOADING, calm_libraries():
             model = load_lora(model, run.lora_path)
         if merge:
             model = merged(model)

@@ -7,8 +7,17 @@ except DeviceFullError:                     # a training step did not fit
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from llmcls.errors import LlmclsError
-from llmcls.settings import TrainingSettings
+from llmcls.settings import Settings, TrainingSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers.trainer_utils import TrainOutput
+
+    from llmcls.training.trainer import LabelTrainer
 
 
 class DeviceFullError(LlmclsError):
@@ -55,3 +64,24 @@ def free_memory() -> None:
     from accelerate.utils.memory import clear_device_cache
 
     clear_device_cache(garbage_collection=True)
+
+
+def run_trainer(trainer: LabelTrainer, checkpoint: Path | None, settings: Settings) -> TrainOutput:
+    """Train, from the checkpoint if there is one.
+
+    Raises:
+        DeviceFullError: when a step does not fit into the memory of a device.
+    """
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    try:
+        return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        rows = settings.training.per_device_train_batch_size
+        raise DeviceFullError(
+            f"The device's memory is full at step {trainer.state.global_step} with {rows} rows per forward pass; lower "
+            "training.per_device_train_batch_size and prompt.max_length, or set training.gradient_checkpointing to "
+            "true."
+        ) from error

@@ -18,6 +18,7 @@ from llmcls.answers import form_of
 from llmcls.answers.form import Decision
 from llmcls.console import Reporter
 from llmcls.data.splits import DataSplits
+from llmcls.model.calm import calm_libraries
 from llmcls.model.kernels import with_usable_attention
 from llmcls.model.loading import load_model
 from llmcls.processes.stopping import StoppedError, StopSignals
@@ -43,7 +44,7 @@ from llmcls.training.going_on import announce_start
 from llmcls.training.job import Job, resolve_job
 from llmcls.training.keeping import describe, save_weights, write_bad_rows, write_run
 from llmcls.training.length import settle_epochs
-from llmcls.training.memory import DeviceFullError, explain, free_memory, shrink
+from llmcls.training.memory import DeviceFullError, explain, free_memory, run_trainer, shrink
 from llmcls.training.outlook import take_stock
 from llmcls.training.preparation import (
     announce,
@@ -59,8 +60,6 @@ from llmcls.training.unfinished import Unfinished, goes_on, stopped, writing_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from transformers.trainer_utils import TrainOutput
 
     from llmcls.model.hardware import Formats
     from llmcls.training.trainer import LabelTrainer
@@ -163,6 +162,7 @@ def _train(job: Job) -> Run:
             signals.enter_context(stop)
         with stop.leaving_at_once(stopped(job.path, "before training went on")):
             job, material = read_material(job)
+            signals.enter_context(calm_libraries())
             prepared = prepare_rows(job, material)
             unfinished = _join(job, material, prepared)
             model, packed = _load(job, material, prepared)
@@ -347,7 +347,7 @@ def _fit(job: Job, unfinished: Unfinished, trainer: LabelTrainer) -> dict[str, f
     """
     from llmcls.training.callbacks import describe_outcome
 
-    result, state = _run(trainer, unfinished.checkpoint, job.settings), trainer.state
+    result, state = run_trainer(trainer, unfinished.checkpoint, job.settings), trainer.state
     if trainer.stopping and state.global_step < state.max_steps:
         unfinished.world.wait()
         raise StoppedError(stopped(unfinished.path, f"at step {state.global_step} of {state.max_steps}"))
@@ -391,19 +391,3 @@ def _decide(trainer: LabelTrainer, prepared: Prepared, reporter: Reporter) -> De
     if decision and trainer.is_fsdp_enabled:
         reporter.warn("with 'fsdp' thresholds stay at 0.5: no process has the whole model to tune them with.")
     return decision or None
-
-
-def _run(trainer: LabelTrainer, checkpoint: Path | None, settings: Settings) -> TrainOutput:
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    try:
-        return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except RuntimeError as error:
-        if not should_reduce_batch_size(error):
-            raise
-        rows = settings.training.per_device_train_batch_size
-        raise DeviceFullError(
-            f"The device's memory is full at step {trainer.state.global_step} with {rows} rows per forward pass; lower "
-            "training.per_device_train_batch_size and prompt.max_length, or set training.gradient_checkpointing to "
-            "true."
-        ) from error
