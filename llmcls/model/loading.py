@@ -23,6 +23,7 @@ from llmcls.model.adapter import BaseModelAdapter, base_models
 from llmcls.model.foreign import read_object, refuse_adapter, refuse_code
 from llmcls.model.mixtures import silence_router
 from llmcls.model.positions import embeddings_of, positions_of
+from llmcls.model.stored import held_quantization, stored_quantization, usable_attention
 from llmcls.model.wrapped import import_quickly
 from llmcls.processes.collector import resume_collection
 from llmcls.settings import ModelSettings
@@ -252,16 +253,19 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
             classification head.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
+    from llmcls.model.head import head_class
     from llmcls.model.soundness import find_unsound, unsound_error
 
     resume_collection()
-    if settings.quantization != "none":
+    held = held_quantization(base.name, base.config, settings.quantization)
+    stored = stored_quantization(base.config) is not None
+    if held != "none":
         import_quickly()  # which transformers does next, and slowly
     place = formats.device.index if formats.device.type == "cuda" else str(formats.device)
     quantization = None
-    if settings.quantization == "4bit":
+    if held == "4bit" and not stored:
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type=settings.bnb_4bit_quant_type,
@@ -269,21 +273,28 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
             bnb_4bit_compute_dtype=formats.dtype,
             bnb_4bit_quant_storage=formats.dtype if formats.sharded else None,
         )
-    elif settings.quantization == "8bit":
+    elif held == "8bit" and not stored:
         quantization = BitsAndBytesConfig(load_in_8bit=True)
     with LOADING, _clear_errors(base.checkpoint), _new_weights(head):
-        model = (AutoModelForCausalLM if head is None else _head_class(base)).from_pretrained(
+        config = AutoConfig.from_pretrained(base.checkpoint, **base.hub_arguments)
+        known = _class_of(config) if head is None else head_class(config)
+        kind = AutoModelForCausalLM if head is None else known
+        model = kind.from_pretrained(
             base.checkpoint,
             dtype=formats.dtype,
-            quantization_config=quantization,
-            attn_implementation=settings.attn_implementation,
+            # None would mean that a quantised checkpoint is to be read as if it were not.
+            **({} if quantization is None else {"quantization_config": quantization}),
+            attn_implementation=usable_attention(known, settings.attn_implementation),
             # A quantised model cannot be moved afterwards: each process loads it onto its own GPU, or a shard of it.
             device_map={"": place} if formats.device.type != "cpu" and not formats.sharded else None,
             **base.hub_arguments,
             # A published classifier as the base model: its head may know other labels.
-            **({} if head is None else {**head.config_arguments(), "ignore_mismatched_sizes": True}),
+            **({} if head is None else {**head.write_into(config), "ignore_mismatched_sizes": True}),
         )
         silence_router(model.config)
+        for module in model.modules() if stored else ():
+            if hasattr(module, "compute_dtype"):  # of a 4-bit layer, which its file has an opinion of, too
+                module.compute_dtype = formats.dtype
         if head is not None and base.head_labels is not None:
             head.arrange(model, kept_head(base, head), len(base.head_labels))
     if unsound := find_unsound(model):
@@ -300,12 +311,11 @@ def kept_head(base: BaseModel, head: Head) -> tuple[int, ...] | None:
     return order_of_head(base.head_labels, head.labels)
 
 
-def _head_class(base: BaseModel) -> Any:
-    from transformers import AutoConfig
+def _class_of(config: Any) -> Any:
+    """transformers' own class of a causal LM; None where the checkpoint brings one, or there is none."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    from llmcls.model.head import head_class
-
-    return head_class(AutoConfig.from_pretrained(base.checkpoint, **base.hub_arguments))
+    return MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from llmcls.data.weights import relative_weights
 from llmcls.errors import LlmclsError, unknown
 from llmcls.labels import LabelSet
 from llmcls.model.loading import find_base_model
+from llmcls.model.stored import check_trainable, stored_quantization
 from llmcls.records import Example
 from llmcls.runs.assembly import Assembly, check_assembly
 from llmcls.settings import DataSettings, Settings, TrainingSettings
@@ -39,14 +40,20 @@ def check_names(settings: Settings) -> None:
     check_assembly(settings)
 
 
-def check_by_libraries(settings: Settings) -> None:
+def check_by_libraries(settings: Settings) -> str:
     """Refuse what only transformers can tell: trackers that are switched off, and base models that are none.
+
+    Returns:
+        How the base weights will be held: `model.quantization`, or what they are stored as.
 
     Raises:
         LlmclsError: for the first that is wrong.
     """
     check_trackers(settings.training)
-    find_base_model(settings.model)
+    base = find_base_model(settings.model)
+    if settings.training.tuning == "full":
+        check_trainable(base.name, base.config)
+    return stored_quantization(base.config) or settings.model.quantization
 
 
 def describe_missing(training: TrainingSettings, device_type: str) -> list[str]:

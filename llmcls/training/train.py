@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -253,7 +253,7 @@ def _read(job: Job) -> _Material:
     deepspeed = backend.startswith("zero")
     formats = choose_formats(settings, sharded=backend in SHARDED, training=True, deepspeed=deepspeed)
     check_request(settings, formats, backend)
-    check_by_libraries(settings)
+    formats = replace(formats, quantization=check_by_libraries(settings))
     for line in describe_missing(settings.training, formats.device.type):
         job.reporter.warn(line)
     read.tell(job.reporter)
