@@ -56,7 +56,8 @@ class Formats:
         name = device_name(self.device)
         if self.device.type not in SUPPORTED:
             name += f" ({self.device.type}, untested: llmcls has not been run on such a device)"
-        stored = {"none": "unquantised", "4bit": "4-bit", "8bit": "8-bit"}[self.quantization]
+        names = {"none": "unquantised", "4bit": "4-bit", "8bit": "8-bit"}
+        stored = names.get(self.quantization, f"quantised ({self.quantization})")
         return f"{name}, {stored} base weights, {self.arithmetic}"
 
     @property

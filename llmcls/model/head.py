@@ -53,6 +53,18 @@ class Head:
             "problem_type": SEVERAL if self.several else "single_label_classification",
         }
 
+    def write_into(self, config: Any) -> dict[str, Any]:
+        """What to give `from_pretrained` so that the model's configuration says all of this.
+
+        Args:
+            config: the checkpoint's; of one that reads more than text the text model's part knows of padding.
+        """
+        if (text := config.get_text_config(decoder=True)) is config:
+            return self.config_arguments()
+        for name, value in self.config_arguments().items():
+            setattr(text if name == "pad_token_id" else config, name, value)
+        return {"config": config}
+
     def arrange(self, model: Any, order: tuple[int, ...] | None, outputs: int) -> None:
         """Bring the head of a checkpoint into the order of the labels, or begin with a new one.
 

@@ -21,9 +21,10 @@ from llmcls.data.paths import is_folder, path_exists
 from llmcls.errors import LlmclsError, unknown
 from llmcls.model.adapter import BaseModelAdapter, base_models, find_pad_token
 from llmcls.model.foreign import read_object, refuse_adapter
-from llmcls.model.loading_errors import clear_errors, refuse_requantizing
+from llmcls.model.loading_errors import clear_errors
 from llmcls.model.mixtures import silence_router
 from llmcls.model.positions import embeddings_of, positions_of
+from llmcls.model.stored import held_quantization, stored_quantization, usable_attention
 from llmcls.model.wrapped import import_quickly
 from llmcls.plugin.blame import ask
 from llmcls.plugin.packages import packaged
@@ -267,16 +268,19 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
             classification head.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
+    from llmcls.model.head import head_class
     from llmcls.model.soundness import find_unsound, unsound_error
 
     resume_collection()
-    if settings.quantization != "none":
+    held = held_quantization(base.name, base.config, settings.quantization)
+    stored = stored_quantization(base.config) is not None
+    if held != "none":
         import_quickly()  # which transformers does next, and slowly
     place = formats.device.index if formats.device.type == "cuda" else str(formats.device)
     quantization = None
-    if settings.quantization == "4bit":
+    if held == "4bit" and not stored:
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type=settings.bnb_4bit_quant_type,
@@ -284,29 +288,35 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
             bnb_4bit_compute_dtype=formats.dtype,
             bnb_4bit_quant_storage=formats.dtype if formats.sharded else None,
         )
-    elif settings.quantization == "8bit":
+    elif held == "8bit" and not stored:
         quantization = BitsAndBytesConfig(load_in_8bit=True)
-    refuse_requantizing(base.checkpoint, base.config, settings.quantization)
     with LOADING, clear_errors(base.checkpoint), _new_weights(head):
+        config = AutoConfig.from_pretrained(base.checkpoint, **base.hub_arguments)
+        known = _class_of(config) if head is None else head_class(config)
         load = partial(
-            (AutoModelForCausalLM if head is None else _head_class(base)).from_pretrained,
+            (AutoModelForCausalLM if head is None else known).from_pretrained,
             base.checkpoint,
             dtype=formats.dtype,
-            quantization_config=quantization,
+            # None would mean that a quantised checkpoint is to be read as if it were not.
+            **({} if quantization is None else {"quantization_config": quantization}),
             # A quantised model cannot be moved afterwards: each process loads it onto its own GPU, or a shard of it.
             device_map={"": place} if formats.device.type != "cpu" and not formats.sharded else None,
             **base.hub_arguments,
             # A published classifier as the base model: its head may know other labels.
-            **({} if head is None else {**head.config_arguments(), "ignore_mismatched_sizes": True}),
+            **({} if head is None else {**head.write_into(config), "ignore_mismatched_sizes": True}),
         )
+        attention = usable_attention(known, settings.attn_implementation)
         try:
-            model = load(attn_implementation=settings.attn_implementation)
+            model = load(attn_implementation=attention)
         except ValueError as error:
-            # The default is for those that have it: Mamba has no attention at all, and older code only its own.
-            if settings.attn_implementation != "sdpa" or "scaled_dot_product_attention" not in str(error):
+            # A class that is not transformers' own says only now that it has no sdpa.
+            if attention != "sdpa" or "scaled_dot_product_attention" not in str(error):
                 raise
             model = load(attn_implementation="eager")
         silence_router(model.config)
+        for module in model.modules() if stored else ():
+            if hasattr(module, "compute_dtype"):  # of a 4-bit layer, which its file has an opinion of, too
+                module.compute_dtype = formats.dtype
         if head is not None and base.head_labels is not None:
             head.arrange(model, kept_head(base, head), len(base.head_labels))
     if unsound := find_unsound(model):
@@ -323,12 +333,11 @@ def kept_head(base: BaseModel, head: Head) -> tuple[int, ...] | None:
     return order_of_head(base.head_labels, head.labels)
 
 
-def _head_class(base: BaseModel) -> Any:
-    from transformers import AutoConfig
+def _class_of(config: Any) -> Any:
+    """transformers' own class of a causal LM; None where the checkpoint brings one, or there is none."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    from llmcls.model.head import head_class
-
-    return head_class(AutoConfig.from_pretrained(base.checkpoint, **base.hub_arguments))
+    return MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
 
 
 @contextmanager

@@ -7,9 +7,8 @@ with clear_errors("owner/name"):
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from llmcls.errors import LlmclsError
 from llmcls.model.calm import calm_libraries
@@ -86,18 +85,3 @@ _KNOWN = (
     ("bitsandbytes", "Install bitsandbytes, or use --quantization none."),
 )
 """Words of a library's refusal, and what is said of it: the reason and a way out."""
-
-
-def refuse_requantizing(checkpoint: str, config: Mapping[str, Any], quantization: str) -> None:
-    """Refuse to quantise weights that are stored quantised by another method (GPTQ, AWQ, FP8, MXFP4).
-
-    Raises:
-        LlmclsError: naming the method.
-    """
-    stored = config.get("quantization_config") or {}
-    method = str(stored.get("quant_method", "") if isinstance(stored, Mapping) else "")
-    if quantization != "none" and method and not method.startswith("bitsandbytes"):
-        raise LlmclsError(
-            f"The weights of '{checkpoint}' are stored quantised already (by {method}), so they cannot be quantised to "
-            f"{quantization}; use --quantization none, or give the checkpoint with unquantised weights."
-        )

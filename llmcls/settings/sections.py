@@ -246,8 +246,9 @@ class ModelSettings(Section):
     )
     quantization: Quantization = Field(
         "4bit",
-        description="How the frozen base weights are stored (bitsandbytes). null: none with training.tuning full, else "
-        "the base model's suggestion, 4bit for most and none for nano; 4bit where settings of bnb_4bit_* are given.",
+        description="How the frozen base weights are held (bitsandbytes). null: none with training.tuning full, else "
+        "the base model's suggestion, 4bit for most and none for nano; 4bit where settings of bnb_4bit_* are given. A "
+        "checkpoint that is quantised already is held as it is stored.",
     )
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field("nf4", description="4-bit data type.")
     bnb_4bit_use_double_quant: bool = Field(True, description="Quantise the quantisation constants as well.")
@@ -261,7 +262,8 @@ class ModelSettings(Section):
         "on a CPU.",
     )
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
-        "sdpa", description="Attention kernel; only sdpa takes llmcls's packed mask."
+        "sdpa",
+        description="Attention kernel; only sdpa takes llmcls's packed mask. A model that has no sdpa gets eager.",
     )
 
     @property
@@ -316,9 +318,11 @@ class LoraSettings(Section):
 
     r: int = Field(16, ge=1, le=65_536, description="Rank of the update matrices.")
     lora_alpha: float = Field(32, gt=0, description="Scale of the update: lora_alpha / r.")
-    lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the update.")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the update; 0 where experts get one.")
     target_modules: Literal["all-linear"] | Names | None = Field(
-        None, description="Modules that get an update: 'all-linear' or a list; the base model's own choice when null."
+        None,
+        description="Modules that get an update: 'all-linear' or a list; the base model's own choice when null. The "
+        "experts of a mixture are not linear layers; those named get an update without dropout.",
     )
     bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases are trained.")
     use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r) (rank-stabilised LoRA).")

@@ -241,7 +241,7 @@ def take_stock(job: Job, material: Material, prepared: Prepared) -> Outlook:
     frame = _shared_length(prompts)
     labels = Counter(name for example in splits.train for name in example.names)
     cut = Counter(name for at in prepared.cut for name in splits.train[at].names or ("none",))
-    learning_rate, origin = find_rate(settings, assembly.base.adapter, material.chosen, job.origins)
+    learning_rate, origin = find_rate(settings, assembly.base.adapter, material.settled.chosen, job.origins)
     lora = training.tuning != "full"
     tokens = sum(map(len, prompts)) + sum(len(row["input_ids"]) for row in prepared.validation_rows)
     return Outlook(
@@ -259,7 +259,7 @@ def take_stock(job: Job, material: Material, prepared: Prepared) -> Outlook:
         steps=count_steps(training, len(rows), job.processes),
         batch=effective_batch(training, job.processes),
         training=training,
-        lengthened=material.chosen.get("training.num_train_epochs", EPOCHS) > EPOCHS,
+        lengthened=material.settled.chosen.get("training.num_train_epochs", EPOCHS) > EPOCHS,
         learning_rate=learning_rate,
         rate_origin=origin,
         parameters=shape.weights + (shape.trained if lora else 0),

@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from llmcls.answers import Form, form_of
 from llmcls.console import Reporter
@@ -21,10 +21,12 @@ from llmcls.data.weights import relative_weights
 from llmcls.errors import LlmclsError, unknown
 from llmcls.labels import LabelSet
 from llmcls.model.loading import find_base_model
+from llmcls.model.stored import check_trainable, stored_quantization
 from llmcls.model.suggestion import describe_chosen, suggest
 from llmcls.records import Example
 from llmcls.runs.assembly import Assembly, check_assembly
 from llmcls.settings import DataSettings, Settings, TrainingSettings
+from llmcls.settings.sections import Quantization
 from llmcls.training.going_on import Start
 from llmcls.training.names import LOCAL_TRACKER, check_trackers, check_training_names, usable_trackers
 
@@ -41,9 +43,24 @@ def check_names(settings: Settings) -> None:
     check_assembly(settings)
 
 
-def settle(
-    settings: Settings, explicit: Mapping[str, Collection[str]], start: Start | None = None
-) -> tuple[Settings, dict[str, Any], str]:
+@dataclass(frozen=True)
+class Settled:
+    """Settings with nothing left open.
+
+    Attributes:
+        settings: all of them.
+        chosen: what was chosen of them, by dotted name.
+        why: a line that says so.
+        held: how the base weights will be held: `model.quantization`, or what they are stored as.
+    """
+
+    settings: Settings
+    chosen: dict[str, Any]
+    why: str
+    held: str
+
+
+def settle(settings: Settings, explicit: Mapping[str, Collection[str]], start: Start | None = None) -> Settled:
     """Refuse what only transformers can tell, and leave to the base model's adapter what nobody has given.
 
     Args:
@@ -51,19 +68,23 @@ def settle(
         explicit: the settings of each section that were given.
         start: the run that training goes on from, if any, whose weights are trained and stored as they were.
 
-    Returns:
-        The settings; what was chosen of them, by dotted name; and a line that says so, and why.
-
     Raises:
-        LlmclsError: for trackers that are switched off, or a base model that is none.
+        LlmclsError: for trackers that are switched off, or a base model that is none, or that cannot be trained so.
     """
     check_trackers(settings.training)
     base, fixed = find_base_model(settings.model), list[str]()
     if start is not None:
         fixed = ["model.quantization", *([] if start.run.whole else ["training.tuning"])]
     settled, chosen = suggest(settings, explicit, base.adapter, fixed)
+    stored = stored_quantization(base.config)
+    if settled.training.tuning == "full":
+        check_trainable(base.name, base.config)
+    if stored in get_args(Quantization) and "model.quantization" in chosen:
+        chosen["model.quantization"] = stored
+        settled = settled.model_copy(update={"model": settled.model.model_copy(update={"quantization": stored})})
     name = start.run.path if start is not None else base.name
-    return settled, chosen, describe_chosen(settled, chosen, str(name), base.adapter)
+    why = describe_chosen(settled, chosen, str(name), base.adapter)
+    return Settled(settled, chosen, why, stored or settled.model.quantization)
 
 
 def describe_missing(training: TrainingSettings, device_type: str) -> list[str]:

@@ -47,6 +47,7 @@ from llmcls.training.length import settle_epochs
 from llmcls.training.memory import DeviceFullError, explain, free_memory, run_trainer, shrink
 from llmcls.training.outlook import take_stock
 from llmcls.training.preparation import (
+    Settled,
     announce,
     check_names,
     describe_missing,
@@ -193,8 +194,7 @@ class Material:
     class_weights: tuple[float, ...] | None
     backend: str
     formats: Formats
-    chosen: Mapping[str, Any]  # of the settings, by dotted name
-    why_chosen: str
+    settled: Settled
 
 
 def read_material(job: Job) -> tuple[Job, Material]:
@@ -218,19 +218,21 @@ def read_material(job: Job) -> tuple[Job, Material]:
         job.when_checked()
     from llmcls.model.hardware import choose_formats
 
-    settings, chosen, why = settle(settings, job.explicit, job.start)
+    settled = settle(settings, job.explicit, job.start)
+    settings = settled.settings
     lasting = settle_epochs(settings.training, len(splits.train), job.processes)
     if lasting is not settings.training:
-        chosen["training.num_train_epochs"] = lasting.num_train_epochs
+        settled.chosen["training.num_train_epochs"] = lasting.num_train_epochs
     settings = settings.model_copy(update={"training": lasting})
     deepspeed = backend.startswith("zero")
     formats = choose_formats(settings, sharded=backend in SHARDED, training=True, deepspeed=deepspeed)
     check_request(settings, formats, backend)
+    formats = replace(formats, quantization=settled.held)
     with_usable_attention(settings.model, formats.device, training=True)
     for line in describe_missing(settings.training, formats.device.type):
         job.reporter.warn(line)
     read.tell(job.reporter)
-    return replace(job, settings=settings), Material(splits, weights, backend, formats, chosen, why)
+    return replace(job, settings=settings), Material(splits, weights, backend, formats, settled)
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ def prepare_rows(job: Job, material: Material, announced: bool = True) -> Prepar
     splits, reporter = material.splits, job.reporter
     start = job.start
     assembly = assemble(job.settings, splits.labels, splits.train, start=start.run if start else None)
-    announce(splits, assembly, reporter, material.why_chosen)
+    announce(splits, assembly, reporter, material.settled.why)
     announce_start(start, job.settings, assembly, reporter)
     train_rows, cut = encode_rows(assembly, splits.train, reporter, "train")
     validation_rows, _ = encode_rows(assembly, splits.validation, reporter, "validation")

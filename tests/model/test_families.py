@@ -45,7 +45,7 @@ class Heard(Reporter):
     warn = say
 
 
-def fit(model: Path, out: Path, **settings: dict[str, Any]) -> tuple[Run, str]:
+def fit(model: Path, out: Path, /, **settings: dict[str, Any]) -> tuple[Run, str]:
     """Three steps on ROWS; the run, and what was said."""
     heard = Heard()
     given: dict[str, dict[str, Any]] = {"model": {"quantization": "none"}, "prompt": {"template": "minimal"}}

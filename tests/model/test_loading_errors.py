@@ -15,7 +15,7 @@ from llmcls.errors import LlmclsError, LlmclsWarning
 from llmcls.model.hardware import Formats
 from llmcls.model.kernels import with_usable_attention
 from llmcls.model.loading import find_base_model, load_model
-from llmcls.model.loading_errors import clear_errors, refuse_requantizing
+from llmcls.model.loading_errors import clear_errors
 from llmcls.settings import ModelSettings, make_settings
 from llmcls.testing import build_tiny_tokenizer
 
@@ -54,15 +54,6 @@ def test_a_refusal_has_a_way_out(error: Exception, says: str) -> None:
     with pytest.raises(LlmclsError, match=says) as told, clear_errors("m"):
         raise error
     assert "\n" not in str(told.value)
-
-
-def test_weights_that_are_stored_quantised_are_not_quantised_again() -> None:
-    stored = {"quantization_config": {"quant_method": "mxfp4"}}
-    with pytest.raises(LlmclsError, match=r"'m' are stored quantised already \(by mxfp4.*use --quantization none"):
-        refuse_requantizing("m", stored, "4bit")
-    refuse_requantizing("m", stored, "none")
-    refuse_requantizing("m", {"quantization_config": {"quant_method": "bitsandbytes"}}, "4bit")
-    refuse_requantizing("m", {}, "4bit")
 
 
 def test_a_kernel_that_does_not_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
