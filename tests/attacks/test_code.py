@@ -159,7 +159,10 @@ def test_pefts_settings_of_a_run_are_reduced_to_those_that_are_known(
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3'"),
         ({"peft_type": None}, "peft_type None"),
-        ({"rank_pattern": {"q_proj": 3}}, "'rank_pattern'"),
+        ({"rank_pattern": {"q_proj": 3}}, "rank_pattern {'q_proj': 3}"),
+        ({"rank_pattern": {"(a+)+$": 3}}, "rank_pattern {'(a+)+$': 3}"),
+        ({"alpha_pattern": {".*\\.gate_up_proj": True}}, "alpha_pattern {"),
+        ({"target_parameters": "down_proj"}, "target_parameters 'down_proj'"),
         ({"r": "4"}, "r '4'"),
         ({"r": True}, "r True"),
         ({"target_modules": "(a+)+$"}, "target_modules '(a+)+$'"),
