@@ -20,8 +20,7 @@ from typing import Any
 
 from llmcls.errors import LlmclsError
 from llmcls.plugin.manager import BUILT_INS, DISABLE_VARIABLE, load_plugins, origin_of
-
-_OWN = Path(__file__).resolve().parents[1]
+from llmcls.plugin.raised import OWN, last_line
 
 
 @contextmanager
@@ -39,7 +38,7 @@ def blaming(plugin: str, hook: str, code: object = None) -> Iterator[None]:
     try:
         yield
     except LlmclsError as error:
-        if not is_foreign(code):
+        if not is_foreign(code) or DISABLE_VARIABLE in str(error):  # which says it all
             raise
         raise LlmclsError(f"{named(plugin)}, {hook}(): {error} {remedy(plugin)}") from error
     except Exception as error:  # a stranger's code may raise anything
@@ -85,7 +84,8 @@ def wrong_result(thing: Any, method: str, result: object, gives: type | tuple[ty
 def failure(plugin: str | None, what: str, error: BaseException, code: object = None) -> str:
     """What is said of an exception that came out of a plugin."""
     said = " ".join(str(error).split())[:300].rstrip(".")
-    where = _last_line(error, code)
+    module = (code.__module__ if inspect.isroutine(code) else type(code).__module__) if code is not None else ""
+    where = last_line(error, getattr(sys.modules.get(module), "__file__", None))
     return f"{named(plugin)} fails in {what}: {type(error).__name__}: {said}{where}. {remedy(plugin)}"
 
 
@@ -99,7 +99,7 @@ def plugin_at_fault(error: BaseException) -> str | None:
                 said = " ".join(str(error).split())[:300].rstrip(".")
                 where = f"{frame.filename}, line {frame.lineno}, {frame.name}"
                 return f"{named(name)} fails: {type(error).__name__}: {said} ({where}). {remedy(name)}"
-        if _OWN in file.parents:
+        if OWN in file.parents:
             return None
     return None
 
@@ -158,14 +158,3 @@ def _files() -> dict[str, Path]:
                 found[name] = place.parent if place.name == "__init__.py" else place
                 break
     return found
-
-
-def _last_line(error: BaseException, code: object) -> str:
-    """The last place in the code's own file where the exception passed, or the very last one."""
-    module = (code.__module__ if inspect.isroutine(code) else type(code).__module__) if code is not None else ""
-    own = getattr(sys.modules.get(module), "__file__", None)
-    frames = traceback.extract_tb(error.__traceback__)
-    found = [frame for frame in frames if frame.filename == own] or [
-        frame for frame in frames if _OWN not in Path(frame.filename).resolve().parents
-    ]
-    return f" ({found[-1].filename}, line {found[-1].lineno})" if found else ""

@@ -19,6 +19,7 @@ import pluggy
 
 from llmcls.errors import LlmclsError, unknown
 from llmcls.plugin import hookspecs
+from llmcls.plugin.raised import last_line
 
 BUILT_INS = (
     "llmcls.default_plugins.base_models",
@@ -138,7 +139,7 @@ def _register(manager: pluggy.PluginManager, point: EntryPoint, origin: str) -> 
         plugin = point.load()
     except Exception as error:  # a stranger's module may raise anything at import
         raise LlmclsError(
-            f"Plugin '{point.name}' of {origin} does not import: {type(error).__name__}: {error}. "
+            f"Plugin '{point.name}' of {origin} does not import: {type(error).__name__}: {error}{last_line(error)}. "
             f"Repair or uninstall it, or set {DISABLE_VARIABLE}={point.name}."
         ) from error
     try:

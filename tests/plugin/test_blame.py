@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmcls import LlmclsError
-from llmcls.cli import main
+from llmcls.cli import build_cli, main
 from llmcls.data.inputs import load_examples
 from llmcls.data.sources import open_tables
 from llmcls.model.adapter import base_models, find_frame, find_pad_token
@@ -198,6 +198,22 @@ def test_a_command_that_fails_is_the_plugin_s(install: Any, capsys: pytest.Captu
     said = capsys.readouterr().err
     assert ended.value.code == 1
     assert said.startswith("Error: Plugin 'bad' of bad-dist 1.2 fails: KeyError: 'x' (") and "line 7, odd)" in said
+
+
+@pytest.mark.parametrize("source", ["\n1 / 0", "\ndef broken(:"])
+def test_a_plugin_that_does_not_import(install: Any, source: str) -> None:
+    file = install(source)
+    said = refused(load_plugins)
+    assert f"({file}, line 2). Repair" in said and "does not import: " in said
+
+
+def test_an_error_that_names_the_remedy_says_it_once(install: Any) -> None:
+    install(
+        "from llmcls import hookimpl\n@hookimpl\ndef register_commands(cli):\n    cli.command('train')(lambda: 0)\n"
+    )
+    with pytest.raises(LlmclsError, match=r"adds a command 'train', .* leave the plugin out with") as told:
+        build_cli()
+    assert str(told.value).count("LLMCLS_DISABLE_PLUGINS") == 1
 
 
 def test_an_error_of_llmcls_is_not_blamed_on_a_plugin(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
