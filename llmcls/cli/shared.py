@@ -287,8 +287,11 @@ def start(quiet: bool, as_json: bool = False) -> Reporter:
 
 
 def width() -> int:
-    """Columns of standard output: the terminal's, or 80, which every page, mail and screen has room for."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else NARROW
+    """Columns of standard output: the terminal's, or 80, which every page, mail and screen has room for.
+
+    A terminal that is narrower than 40 breaks lines by itself: words of three letters a line help nobody.
+    """
+    return max(shutil.get_terminal_size().columns, NARROW // 2) if sys.stdout.isatty() else NARROW
 
 
 def show(*renderables: RenderableType) -> None:
