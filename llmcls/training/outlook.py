@@ -162,7 +162,8 @@ class Outlook:
         else:
             found = f"{len(ordered):,}, from {self._rows_of(*ordered[0])} to {self._rows_of(*ordered[-1])}"
         if self.several:
-            found += f"; {sum(self.labels.values()) / self.rows:.1f} a row, {self.unlabelled:,} rows have none"
+            found += f"; {sum(self.labels.values()) / self.rows:.1f} a row"
+            found += f", {_rows(self.unlabelled)} without any" * (self.unlabelled > 0)
         return found
 
     def _rows_of(self, name: str, count: int) -> str:
@@ -184,11 +185,12 @@ class Outlook:
         limit = f"prompt.max_length is {self.max_length:,}"
         if not (total := sum(self.cut.values())) or self.kept is None:
             return f"none; {limit}"
+        which = "1 text, which keeps" if total == 1 else f"{total:,} texts, which keep"
         shares = {name: count / max(1, self.labels.get(name, 0)) for name, count in self.cut.items()}
         worst = sorted(self.cut, key=lambda name: -shares[name])[:3]
         named = ", ".join(f"{textwrap.shorten(name, 30, placeholder='...')} {_percent(shares[name])}" for name in worst)
         return (
-            f"{total:,} texts, which keep {_percent(self.kept)} of their tokens ({limit}); "
+            f"{which} {_percent(self.kept)} of {'its' if total == 1 else 'their'} tokens ({limit}); "
             f"of each label: {named}{', ...' if len(self.cut) > len(worst) else ''}"
         )
 
@@ -259,7 +261,9 @@ def take_stock(job: Job, material: Material, prepared: Prepared) -> Outlook:
         rate_origin=origin,
         parameters=shape.weights + (shape.trained if lora else 0),
         trained=shape.trained,
-        kind=f"LoRA of rank {settings.lora.r}" if lora else "all weights",
+        kind=(f"LoRA of rank {settings.lora.r}" + " and the head" * (assembly.head is not None))
+        if lora
+        else "all weights",
         memory=estimate(
             shape,
             Load(*load, tokens),
@@ -358,6 +362,10 @@ def _available(device: str) -> int | None:
 
 def _quantile(ascending: Sequence[int], share: float) -> int:
     return ascending[min(len(ascending) - 1, int(share * len(ascending)))]
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
 
 
 def _percent(share: float) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from llmcls.labels import LabelSet
 from llmcls.model.adapter import BaseModelAdapter
+from llmcls.model.loading import load_model
 from llmcls.settings import make_settings
 from llmcls.training.outlook import are_numbers, find_rate
 
@@ -24,7 +25,7 @@ def foresee(
 ) -> Callable[..., dict[str, str]]:
     """A dry run's lines by name; it must write nothing and load no weight."""
 
-    def load_model(*_: Any, **__: Any) -> None:
+    def refuse_to_load(*_: Any, **__: Any) -> None:
         raise AssertionError("a weight is loaded")
 
     def called(data: Path, *options: object) -> dict[str, str]:
@@ -37,7 +38,7 @@ def foresee(
         joined = re.sub(r"\n {11}", " ", done.out)
         return dict(re.fullmatch(r"  (\w+) +(.*)", line).groups() for line in joined.splitlines())  # type: ignore[union-attr, misc]
 
-    monkeypatch.setattr("llmcls.training.train.load_model", load_model)
+    monkeypatch.setattr("llmcls.training.train.load_model", refuse_to_load)
     return called
 
 
@@ -48,7 +49,7 @@ def write(path: Path, rows: list[tuple[str, str]], header: str = "text,label") -
 
 def test_a_dry_run_says_what_training_says(
     foresee: Callable[..., dict[str, str]], llmcls: Callable[..., Any], tickets: Path, tiny_model_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    here: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     options = ("--epochs", "0.7", "--batch-size", "4", "--set", "training.gradient_accumulation_steps=2")
     said = foresee(tickets, *options)
@@ -57,8 +58,8 @@ def test_a_dry_run_says_what_training_says(
     assert said["Steps"] == "3 of 8 rows: 0.7 epochs of 22 rows"
     assert said["Rate"] == "0.0002 at its peak, the default of LoRA (--learning-rate)"
     assert said["Cut"] == "none; prompt.max_length is 1,024"
-    monkeypatch.undo()
-    done = llmcls("train", tickets, "--base-model", tiny_model_dir, "--output-dir", "run", *options)
+    monkeypatch.setattr("llmcls.training.train.load_model", load_model)
+    done = llmcls("train", tickets, "--base-model", tiny_model_dir, "--output-dir", here / "run", *options)
     assert done.code == 0, done
     trained = re.search(r"Training ([0-9,]+) LoRA parameters", done.err)
     assert trained and said["Trained"].startswith(f"{trained[1]} of ")
@@ -89,7 +90,7 @@ def test_numbered_labels_and_several_labels(foresee: Callable[..., dict[str, str
     assert hint not in foresee(numbered, *named)["Labels"]
     several = write(here / "several.csv", [(f"text {n}", ["a,b", "a", ""][n % 3]) for n in range(12)], "text,labels")
     said = foresee(several, "--task", "multi_label", "--set", "data.validation_size=0")
-    assert said["Labels"].endswith("a 8 (67%), b 4 (33%); 1.0 a row, 4 rows have none")
+    assert said["Labels"].endswith("a 8 (67%), b 4 (33%); 1.0 a row, 4 rows without any")
 
 
 def test_where_the_learning_rate_comes_from(foresee: Callable[..., dict[str, str]], tickets: Path, here: Path) -> None:
