@@ -39,8 +39,12 @@ SKEWED = 3
 """From how many times the rows of the rarest label on the most frequent one has too many to go without a word."""
 NAMED = 6
 """Labels that are listed one by one."""
+LONGEST_NAME = 30
+"""Characters of a label that are shown."""
 SAMPLED = 40
 """Batches that are laid out, and cut texts whose tokens are counted; the more, the longer it takes."""
+COMPARED = 1000
+"""Prompts that are looked at to find out what all of them share."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ class Outlook:
     @property
     def skewed(self) -> bool:
         """Whether some label has many times the rows of another."""
-        return max(self.labels.values()) >= SKEWED * max(1, min(self.labels.values()))
+        rarest = min(self.labels.values())
+        return rarest > 0 and max(self.labels.values()) >= SKEWED * rarest
 
     @property
     def seen(self) -> float:
@@ -167,7 +172,7 @@ class Outlook:
         return found
 
     def _rows_of(self, name: str, count: int) -> str:
-        return f"{textwrap.shorten(name, 30, placeholder='...')} {count:,} ({_percent(count / self.rows)})"
+        return f"{_short(name)} {count:,} ({_percent(count / self.rows)})"
 
     def _skew(self) -> str:
         if not self.skewed or self.weighted:
@@ -188,7 +193,7 @@ class Outlook:
         which = "1 text, which keeps" if total == 1 else f"{total:,} texts, which keep"
         shares = {name: count / max(1, self.labels.get(name, 0)) for name, count in self.cut.items()}
         worst = sorted(self.cut, key=lambda name: -shares[name])[:3]
-        named = ", ".join(f"{textwrap.shorten(name, 30, placeholder='...')} {_percent(shares[name])}" for name in worst)
+        named = ", ".join(f"{_short(name)} {_percent(shares[name])}" for name in worst)
         return (
             f"{which} {_percent(self.kept)} of {'its' if total == 1 else 'their'} tokens ({limit}); "
             f"of each label: {named}{', ...' if len(self.cut) > len(worst) else ''}"
@@ -236,7 +241,7 @@ def take_stock(job: Job, material: Material, prepared: Prepared) -> Outlook:
     compute = 2 if formats.mixed_precision != "no" else formats.dtype.itemsize
     load = _heaviest(collator, rows, training, packed)
     prompts = [row["input_ids"] for row in rows]
-    frame = _shared_length(prompts)
+    frame = _shared_length(prompts[:: 1 + len(prompts) // COMPARED])
     labels = Counter(name for example in splits.train for name in example.names)
     cut = Counter(name for at in prepared.cut for name in splits.train[at].names or ("none",))
     learning_rate, origin = find_rate(settings, assembly.base.adapter, job.origins)
@@ -249,7 +254,7 @@ def take_stock(job: Job, material: Material, prepared: Prepared) -> Outlook:
         several=assembly.form.rules.several,
         weighted=training.class_weights != "none",
         numbers=are_numbers(assembly.encoder.labels) and assembly.head is None,
-        lengths=sorted(len(ids) - frame for ids in prompts),
+        lengths=sorted(max(0, len(ids) - frame) for ids in prompts),
         frame=frame,
         max_length=assembly.encoder.max_length,
         cut=cut,
@@ -362,6 +367,11 @@ def _available(device: str) -> int | None:
 
 def _quantile(ascending: Sequence[int], share: float) -> int:
     return ascending[min(len(ascending) - 1, int(share * len(ascending)))]
+
+
+def _short(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
 
 
 def _rows(count: int) -> str:

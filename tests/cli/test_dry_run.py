@@ -93,6 +93,13 @@ def test_numbered_labels_and_several_labels(foresee: Callable[..., dict[str, str
     assert said["Labels"].endswith("a 8 (67%), b 4 (33%); 1.0 a row, 4 rows without any")
 
 
+def test_long_names_and_labels_without_rows(foresee: Callable[..., dict[str, str]], here: Path) -> None:
+    name = "x" * 40
+    data = write(here / "rows.csv", [(f"text {n}", [name, "two  words"][n % 2]) for n in range(12)])
+    found = foresee(data, "--labels", f"{name},two  words,never")["Labels"]
+    assert re.fullmatch(r"x{27}\.\.\. \d \(\d+%\), two words \d \(\d+%\), never 0 \(0%\)", found)
+
+
 def test_where_the_learning_rate_comes_from(foresee: Callable[..., dict[str, str]], tickets: Path, here: Path) -> None:
     (here / "run.yaml").write_text("training: {learning_rate: 0.01}\n", encoding="utf-8")
     for options, said in {
