@@ -40,8 +40,12 @@ SKEWED = 3
 """From how many times the rows of the rarest label on the most frequent one has too many to go without a word."""
 NAMED = 6
 """Labels that are listed one by one."""
+LONGEST_NAME = 30
+"""Characters of a label that are shown."""
 SAMPLED = 40
 """Batches that are laid out, and cut texts whose tokens are counted; the more, the longer it takes."""
+COMPARED = 1000
+"""Prompts that are looked at to find out what all of them share."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ class Outlook:
     @property
     def skewed(self) -> bool:
         """Whether some label has many times the rows of another."""
-        return max(self.labels.values()) >= SKEWED * max(1, min(self.labels.values()))
+        rarest = min(self.labels.values())
+        return rarest > 0 and max(self.labels.values()) >= SKEWED * rarest
 
     @property
     def seen(self) -> float:
@@ -165,11 +170,12 @@ class Outlook:
         else:
             found = f"{len(ordered):,}, from {self._rows_of(*ordered[0])} to {self._rows_of(*ordered[-1])}"
         if self.several:
-            found += f"; {sum(self.labels.values()) / self.rows:.1f} a row, {self.unlabelled:,} rows have none"
+            found += f"; {sum(self.labels.values()) / self.rows:.1f} a row"
+            found += f", {_rows(self.unlabelled)} without any" * (self.unlabelled > 0)
         return found
 
     def _rows_of(self, name: str, count: int) -> str:
-        return f"{textwrap.shorten(name, 30, placeholder='...')} {count:,} ({_percent(count / self.rows)})"
+        return f"{_short(name)} {count:,} ({_percent(count / self.rows)})"
 
     def _skew(self) -> str:
         if not self.skewed or self.weighted:
@@ -187,11 +193,12 @@ class Outlook:
         limit = f"prompt.max_length is {self.max_length:,}"
         if not (total := sum(self.cut.values())) or self.kept is None:
             return f"none; {limit}"
+        which = "1 text, which keeps" if total == 1 else f"{total:,} texts, which keep"
         shares = {name: count / max(1, self.labels.get(name, 0)) for name, count in self.cut.items()}
         worst = sorted(self.cut, key=lambda name: -shares[name])[:3]
-        named = ", ".join(f"{textwrap.shorten(name, 30, placeholder='...')} {_percent(shares[name])}" for name in worst)
+        named = ", ".join(f"{_short(name)} {_percent(shares[name])}" for name in worst)
         return (
-            f"{total:,} texts, which keep {_percent(self.kept)} of their tokens ({limit}); "
+            f"{which} {_percent(self.kept)} of {'its' if total == 1 else 'their'} tokens ({limit}); "
             f"of each label: {named}{', ...' if len(self.cut) > len(worst) else ''}"
         )
 
@@ -238,7 +245,7 @@ def take_stock(job: Job, material: Material, prepared: Prepared) -> Outlook:
     compute = 2 if formats.mixed_precision != "no" else formats.dtype.itemsize
     load = _heaviest(collator, rows, training, packed)
     prompts = [row["input_ids"] for row in rows]
-    frame = _shared_length(prompts)
+    frame = _shared_length(prompts[:: 1 + len(prompts) // COMPARED])
     labels = Counter(name for example in splits.train for name in example.names)
     cut = Counter(name for at in prepared.cut for name in splits.train[at].names or ("none",))
     learning_rate, origin = find_rate(settings, assembly.base.adapter, material.settled.chosen, job.origins)
@@ -251,7 +258,7 @@ def take_stock(job: Job, material: Material, prepared: Prepared) -> Outlook:
         several=assembly.form.rules.several,
         weighted=training.class_weights != "none",
         numbers=are_numbers(assembly.encoder.labels) and assembly.head is None,
-        lengths=sorted(len(ids) - frame for ids in prompts),
+        lengths=sorted(max(0, len(ids) - frame) for ids in prompts),
         frame=frame,
         max_length=assembly.encoder.max_length,
         cut=cut,
@@ -264,7 +271,9 @@ def take_stock(job: Job, material: Material, prepared: Prepared) -> Outlook:
         rate_origin=origin,
         parameters=shape.weights + (shape.trained if lora else 0),
         trained=shape.trained,
-        kind=f"LoRA of rank {settings.lora.r}" if lora else "all weights",
+        kind=(f"LoRA of rank {settings.lora.r}" + " and the head" * (assembly.head is not None))
+        if lora
+        else "all weights",
         memory=estimate(
             shape,
             Load(*load, tokens),
@@ -366,6 +375,15 @@ def _available(device: str) -> int | None:
 
 def _quantile(ascending: Sequence[int], share: float) -> int:
     return ascending[min(len(ascending) - 1, int(share * len(ascending)))]
+
+
+def _short(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
 
 
 def _percent(share: float) -> str:

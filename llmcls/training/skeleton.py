@@ -34,16 +34,17 @@ def measure_shape(assembly: Assembly) -> tuple[Shape, bool]:
     weights = {id(weight): weight for weight in model.parameters()}
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     inner = [module for module in linear if module is not model.get_output_embeddings() and module is not _head(model)]
+    outputs, hidden = model.get_input_embeddings().weight.shape
     config = model.config.get_text_config(decoder=True)
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = _number(config, "num_attention_heads", 1)
     dimensions = {
         "weights": sum(weight.numel() for weight in weights.values()),
         "quantizable": sum(module.weight.numel() for module in inner),
-        "layers": int(config.num_hidden_layers),
-        "hidden": int(config.hidden_size),
-        "attention": int(config.num_attention_heads * head_size),
-        "intermediate": int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size),
-        "outputs": len(assembly.encoder.labels) if assembly.head else int(config.vocab_size),
+        "layers": _number(config, "num_hidden_layers", 1),
+        "hidden": hidden,
+        "attention": heads * _number(config, "head_dim", hidden // heads),
+        "intermediate": _number(config, "intermediate_size", 4 * hidden),
+        "outputs": len(assembly.encoder.labels) if assembly.head else outputs,
     }
     if settings.training.tuning == "full":
         return Shape(trained=dimensions["weights"], **dimensions), packed
@@ -58,7 +59,7 @@ def measure_shape(assembly: Assembly) -> tuple[Shape, bool]:
     return Shape(
         trained=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         ranks=sum(rank for module in adapted for rank in module.r.values()),
-        adapted=sum(module.in_features for module in adapted),
+        adapted=sum(getattr(module, "in_features", None) or 0 for module in adapted),
         **dimensions,
     ), packed
 
@@ -76,6 +77,13 @@ def _build(assembly: Assembly) -> Any:
         for name, value in assembly.head.config_arguments().items():
             setattr(config, name, value)
         return head_class(config)._from_config(config)
+
+
+def _number(config: Any, name: str, usual: int) -> int:
+    """A number of the configuration, the largest where each layer has its own; `usual` where the family has none."""
+    value = getattr(config, name, None)
+    value = max(value, default=None) if isinstance(value, (list, tuple)) else value
+    return value if isinstance(value, int) and value > 0 else usual
 
 
 def _head(model: Any) -> Any:

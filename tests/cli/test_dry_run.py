@@ -24,13 +24,13 @@ def foresee(
 ) -> Callable[..., dict[str, str]]:
     """A dry run's lines by name; it must write nothing and load no weight."""
 
-    def load_model(*_: Any, **__: Any) -> None:
+    def refuse_to_load(*_: Any, **__: Any) -> None:
         raise AssertionError("a weight is loaded")
 
     def called(data: Path, *options: object) -> dict[str, str]:
         before = sorted(here.rglob("*"))
         with monkeypatch.context() as patch:
-            patch.setattr("llmcls.training.train.load_model", load_model)
+            patch.setattr("llmcls.training.train.load_model", refuse_to_load)
             done = llmcls("train", data, "--base-model", tiny_model_dir, "--dry-run", *options)
         assert done.code == 0, done
         assert sorted(here.rglob("*")) == before
@@ -88,7 +88,14 @@ def test_numbered_labels_and_several_labels(foresee: Callable[..., dict[str, str
     assert hint not in foresee(numbered, *named)["Labels"]
     several = write(here / "several.csv", [(f"text {n}", ["a,b", "a", ""][n % 3]) for n in range(12)], "text,labels")
     said = foresee(several, "--task", "multi_label", "--set", "data.validation_size=0")
-    assert said["Labels"].endswith("a 8 (67%), b 4 (33%); 1.0 a row, 4 rows have none")
+    assert said["Labels"].endswith("a 8 (67%), b 4 (33%); 1.0 a row, 4 rows without any")
+
+
+def test_long_names_and_labels_without_rows(foresee: Callable[..., dict[str, str]], here: Path) -> None:
+    name = "x" * 40
+    data = write(here / "rows.csv", [(f"text {n}", [name, "two  words"][n % 2]) for n in range(12)])
+    found = foresee(data, "--labels", f"{name},two  words,never")["Labels"]
+    assert re.fullmatch(r"x{27}\.\.\. \d \(\d+%\), two words \d \(\d+%\), never 0 \(0%\)", found)
 
 
 def test_where_the_learning_rate_comes_from(foresee: Callable[..., dict[str, str]], tickets: Path, here: Path) -> None:
