@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from llmcls.engine.attention import VERIFIED
 from llmcls.settings import fields
+from llmcls.testing import build_tiny_tokenizer, check_base_model
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
@@ -48,3 +51,21 @@ def test_every_published_feature_has_its_test(row: list[str]) -> None:
     assert test == "none yet" or "`tests/" in test
     for key in re.findall(r"`((?:data|model|prompt|lora|training|prediction)\.[a-z0-9_]+)[`:]", how):
         assert key in {name for name, *_ in fields()}, key
+
+
+def test_the_base_models_that_are_claimed_are_those_that_are_tested() -> None:
+    text = (ROOT / "docs" / "base-models.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (?!kind|---)[^|]+\| ([a-z0-9_, ]+) \|$", text, re.MULTILINE)
+    named = [name for names in table for name in names.split(", ")]
+    assert sorted(named) == sorted(VERIFIED)
+
+
+def test_the_adapter_in_the_documentation_keeps_its_contract() -> None:
+    code = (
+        (ROOT / "docs" / "base-models.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    )
+    plugin = ModuleType("parrots")
+    exec(code, vars(plugin))
+    adapter = plugin.register_base_models()[0]
+    assert adapter.fits("polly/parrot-chat-1b", {})
+    check_base_model(adapter, build_tiny_tokenizer(others=["<unk>"]))
