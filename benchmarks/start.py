@@ -53,7 +53,9 @@ print("loaded", flush=True)
 os._exit(0)
 """
 COMMANDS["the floor: torch, transformers, nano"] = FLOOR
-PREPARE = "train --data demo: --quantization none --set training.max_steps=1 --output-dir run -q"
+PREPARE = (
+    "train --data demo: --quantization none --set training.tuning=lora --set training.max_steps=1 --output-dir run -q"
+)
 
 
 class Seconds(NamedTuple):

@@ -69,7 +69,7 @@ def main() -> None:
 def train(checkout: Path, data: Path, steps: int | None, model: str, name: str, settings: str) -> Speed:
     """A few steps in a process of its own."""
     steps = steps or STEPS[model]
-    assignments = ["training.per_device_train_batch_size=16", "training.eval_strategy=no"]
+    assignments = ["training.per_device_train_batch_size=16", "training.eval_strategy=no", "training.tuning=lora"]
     assignments += [f"training.max_steps={steps}", *filter(None, settings.split(","))]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "llmcls", "train", "--data", str(data / name), "--base-model", model]

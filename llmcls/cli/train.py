@@ -118,8 +118,10 @@ class Request:
             raise click.UsageError(
                 "--force is for going on with a run, but --resume never begins anew; keep one of them."
             )
-        if self.dry_run and typed(context, "resume"):
-            raise click.UsageError("--resume is for a training, but --dry-run trains nothing; leave one of them out.")
+        if self.dry_run and (idle := typed(context, "resume", *(["force"] if self.force else []))):
+            raise click.UsageError(
+                f"{', '.join(idle)}: of use to a training only, but --dry-run trains nothing; leave one of them out."
+            )
         wanted = {"overwrite": self.overwrite, "resume": True, "force": self.force}
         idle = typed(context, *(name for name, given in wanted.items() if given))
         if settings.output_dir is None and self.resume == "auto" and idle:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmcls.model.adapter import BaseModelAdapter, ChatTemplateError, render_chat_template
+from llmcls.errors import LlmclsError
+from llmcls.model.adapter import BaseModelAdapter, render_chat_template
 from llmcls.model.opening import behind_last
 from llmcls.plugin.hookspecs import hookimpl
 from llmcls.prompt.frame import Frame, Message
@@ -125,7 +126,7 @@ def _speaks_otherwise(tokenizer: PreTrainedTokenizerFast, chat: Callable[[Sequen
     asked = [Message("user", mark("x", "data"))]
     try:
         found = render_chat_template(tokenizer, asked)
-    except ChatTemplateError:
+    except LlmclsError:  # a template that fails says nothing
         return False
     own, theirs = (behind_last(text, asked[0].content).strip() for text in (chat(asked), found))
     return own != theirs

@@ -147,7 +147,7 @@ class Decoder:
         self._scale = 1.0 if self._has_head else scale
         self.vocabulary = vocabulary_size(model)
         self.windows = windows_of(model)
-        self._alone = adapts_experts(model)
+        self._turn = base if adapts_experts(model) else None
         self.device: torch.device = base.device
 
     def hidden(self, tokens: Ints, positions: Ints, mask: Any, cache: Any) -> torch.Tensor:
@@ -159,7 +159,7 @@ class Decoder:
             mask: what `llmcls.engine.attention` makes for this model, or None.
             cache: keys and values of the tokens before.
         """
-        with turn(self._body) if self._alone else nullcontext():
+        with nullcontext() if self._turn is None else turn(self._turn):
             output = self._body(
                 input_ids=torch.from_numpy(tokens)[None].to(self.device),
                 position_ids=torch.from_numpy(positions)[None].to(self.device),

@@ -51,7 +51,7 @@ def calm_libraries() -> Iterator[None]:
 
 
 def _calm_down(restoring: ExitStack) -> None:
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
     for name in LOGGERS:
@@ -69,9 +69,11 @@ def _calm_down(restoring: ExitStack) -> None:
     if transformers_logging.is_progress_bar_enabled():
         downloads = not are_progress_bars_disabled()
         transformers_logging.disable_progress_bar()
-        restoring.callback(transformers_logging.enable_progress_bar)
         if downloads:
             enable_progress_bars()
+        else:
+            restoring.callback(disable_progress_bars)  # which the next one, called before it, enables
+        restoring.callback(transformers_logging.enable_progress_bar)
 
 
 def _is_error(record: logging.LogRecord) -> bool:

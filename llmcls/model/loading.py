@@ -24,7 +24,7 @@ from llmcls.model.foreign import read_object, refuse_adapter
 from llmcls.model.loading_errors import clear_errors
 from llmcls.model.mixtures import silence_router
 from llmcls.model.positions import embeddings_of, positions_of
-from llmcls.model.stored import held_quantization, stored_quantization, usable_attention
+from llmcls.model.stored import held_quantization, stored_quantization, usable_attention, warn_of_eager
 from llmcls.model.wrapped import import_quickly
 from llmcls.plugin.blame import ask
 from llmcls.plugin.packages import packaged
@@ -312,6 +312,7 @@ def load_model(base: BaseModel, settings: ModelSettings, formats: Formats, head:
             # A class that is not transformers' own says only now that it has no sdpa.
             if attention != "sdpa" or "scaled_dot_product_attention" not in str(error):
                 raise
+            warn_of_eager(base.name)
             model = load(attn_implementation="eager")
         silence_router(model.config)
         for module in model.modules() if stored else ():

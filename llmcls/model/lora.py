@@ -77,6 +77,9 @@ def _twin(module: Any, made: dict[int, Any]) -> Any:
     found = module
     if is_adapted(module):
         found = module.get_base_layer()
+        if hasattr(module, "parameter_name"):  # experts, into which PEFT writes within every forward of its own
+            found = copy.copy(found)
+            found._parameters = dict(found._parameters)
     elif is_replaced(module):
         found = module.original_module
     children = {name: child and _twin(child, made) for name, child in found._modules.items()}

@@ -1,6 +1,6 @@
 """What of a model LoRA adapts where "all linear layers" does not say it: mixtures of experts, images beside the text.
 
-    config = make_lora_config(settings, adapter)
+    config = make_lora_config(settings, adapter, model)
     for line in suit_targets(config, model):      # the configuration is changed to what PEFT can train of this model
         reporter.say(line)
 

@@ -48,7 +48,7 @@ def held_quantization(name: str, config: Mapping[str, Any], wanted: str) -> str:
     stored = stored_quantization(config)
     if stored is None:
         return wanted
-    if stored != wanted:
+    if stored != wanted and stored in _BITS:  # of another method, no setting could say so
         warnings.warn(
             f"'{name}' is stored {_how(stored)} already, so model.quantization '{wanted}' has no effect: its weights "
             "are held as they are; take an unquantised checkpoint to choose.",
@@ -84,10 +84,14 @@ def usable_attention(model_class: Any, wanted: str) -> str:
     """
     if wanted != "sdpa" or getattr(model_class, "_supports_sdpa", True):
         return wanted
-    warnings.warn(
-        f"{model_class.__name__} has no attention 'sdpa' in transformers, so 'eager' is used, which cannot be packed "
-        "and is slower.",
-        LlmclsWarning,
-        stacklevel=2,
-    )
+    warn_of_eager(model_class.__name__)
     return "eager"
+
+
+def warn_of_eager(name: str) -> None:
+    """Say that a model is loaded with another attention than was to be taken."""
+    warnings.warn(
+        f"{name} has no attention 'sdpa' in transformers, so 'eager' is used, which cannot be packed and is slower.",
+        LlmclsWarning,
+        stacklevel=3,
+    )

@@ -13,17 +13,22 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from llmcls.model.adapter import BaseModelAdapter, base_models
 from llmcls.model.loading import choose_adapter, short_names
 from llmcls.settings import LoraSettings, ModelSettings, Settings
+from llmcls.settings.sections import Quantization
 
 _FOUR_BIT = {name for name in ModelSettings.model_fields if name.startswith("bnb_4bit_")}
 
 
 def suggest(
-    settings: Settings, given: Mapping[str, Collection[str]], adapter: BaseModelAdapter, fixed: Collection[str] = ()
+    settings: Settings,
+    given: Mapping[str, Collection[str]],
+    adapter: BaseModelAdapter,
+    fixed: Collection[str] = (),
+    stored: str | None = None,
 ) -> tuple[Settings, dict[str, Any]]:
     """Settings with the adapter's suggestions for what was not given; each setting that was given stays.
 
@@ -35,6 +40,8 @@ def suggest(
         given: the settings of each section that were given, see `given_settings`.
         adapter: of the base model.
         fixed: dotted names of settings that stay although they were not given, such as those of a run to go on from.
+        stored: how the checkpoint's weights are quantised in its files (`llmcls.model.stored`), where they are: they
+            are held so, and LoRA is what can be trained of them.
 
     Returns:
         The settings, and what was chosen of them, by dotted name; the learning rate is chosen where it is null.
@@ -48,7 +55,11 @@ def suggest(
 
     tuning, quantization = training.tuning, model.quantization
     quantised = not is_free("model.quantization") and quantization != "none"
-    if is_free("model.quantization"):
+    if stored is not None:
+        quantised = True
+        if is_free("model.quantization") and stored in get_args(Quantization):
+            settings = settings.model_copy(update={"model": settings.model.model_copy(update={"quantization": stored})})
+    elif is_free("model.quantization"):
         quantised = _asks(model, _FOUR_BIT, given.get("model", ()))
         quantization = "4bit" if quantised else adapter.quantization
         chosen["model.quantization"] = quantization

@@ -121,4 +121,6 @@ def _is_adaptable(module: Any) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     kinds = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.MultiheadAttention, Conv1D)
-    return isinstance(module, kinds)
+    # Layers of weights that are stored quantised (GPTQ, AWQ ...) are classes of their packages, which PEFT knows.
+    stored = not list(module.children()) and hasattr(module, "in_features") and hasattr(module, "out_features")
+    return isinstance(module, kinds) or stored

@@ -17,8 +17,9 @@ from llmcls.labels import LabelSet
 from llmcls.model.calm import calm_libraries
 from llmcls.model.foreign import load_lora
 from llmcls.model.kernels import with_usable_attention
-from llmcls.model.loading import LOADING, find_base_model, load_model
+from llmcls.model.loading import LOADING, BaseModel, find_base_model, load_model
 from llmcls.model.lora import merged
+from llmcls.model.stored import stored_quantization
 from llmcls.model.suggestion import suggest
 from llmcls.runs.assembly import (
     Assembly,
@@ -71,7 +72,7 @@ def load_run(
     assembly = assemble_run(run, **where, dtype=dtype, trust_remote_code=trust_remote_code)
     from llmcls.model.hardware import choose_formats  # with torch, after all that can be wrong without it
 
-    formats = choose_formats(assembly.settings, asked=dtype is not None)
+    formats = as_stored(choose_formats(assembly.settings, asked=dtype is not None), assembly.base)
     held = with_usable_attention(assembly.settings.model, formats.device, training=False, asked=False)
     model: Any = load_model(assembly.base, held, formats, assembly.head)
     if not run.whole:
@@ -80,6 +81,12 @@ def load_run(
         if merge:
             model = merged(model)
     return Loaded(assembly, formats, model)
+
+
+def as_stored(formats: Formats, base: BaseModel) -> Formats:
+    """The formats, with how a base model is held whose files are quantised already."""
+    stored = stored_quantization(base.config)
+    return formats if stored is None else replace(formats, quantization=stored)
 
 
 def describe_change(run: Run | None, formats: Formats) -> str | None:
@@ -141,7 +148,7 @@ def load_zero_shot(
     check_zero_shot(held, labels, chosen.data, template)
     chosen = chosen.model_copy(update={"model": held})
     base = find_base_model(held)
-    held = suggest(chosen, given_settings(chosen), base.adapter)[0].model
+    held = suggest(chosen, given_settings(chosen), base.adapter, stored=stored_quantization(base.config))[0].model
     chosen = chosen.model_copy(update={"model": held})
     if base.head_labels is not None:
         chosen = settle_for_head(chosen, base, template)
@@ -159,6 +166,6 @@ def load_zero_shot(
         warnings.warn(notice, LlmclsWarning, stacklevel=3)
     from llmcls.model.hardware import choose_formats
 
-    formats = choose_formats(resolved)
+    formats = as_stored(choose_formats(resolved), assembly.base)
     with_usable_attention(resolved.model, formats.device, training=False)
     return Loaded(assembly, formats, load_model(assembly.base, resolved.model, formats, assembly.head))

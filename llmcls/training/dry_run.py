@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmcls.console import Reporter
+from llmcls.model.calm import calm_libraries
 from llmcls.training.job import resolve_job
 from llmcls.training.outlook import Outlook, take_stock
 from llmcls.training.train import prepare_rows, read_material
@@ -35,4 +36,5 @@ def dry_run(data: object = None, *, processes: int | None = None, backend: str |
     if backend is not None:
         job = replace(job, backend=backend)
     job, material = read_material(job)
-    return take_stock(job, material, prepare_rows(job, material, announced=False))
+    with calm_libraries():
+        return take_stock(job, material, prepare_rows(job, material, announced=False))

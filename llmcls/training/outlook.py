@@ -42,6 +42,8 @@ NAMED = 6
 """Labels that are listed one by one."""
 LONGEST_NAME = 30
 """Characters of a label that are shown."""
+UNLABELLED = "(no label)"
+"""How rows without any label are counted."""
 SAMPLED = 40
 """Batches that are laid out, and cut texts whose tokens are counted; the more, the longer it takes."""
 COMPARED = 1000
@@ -110,8 +112,8 @@ class Outlook:
 
     @property
     def seen(self) -> float:
-        """How often a training row is seen."""
-        return self.steps * self.batch / self.rows
+        """How often a training row is seen; the last step of a pass may have fewer rows than the others."""
+        return self.steps / math.ceil(self.rows / self.batch)
 
     def lines(self) -> Iterator[str]:
         """Lines of at most 80 columns, unless a name is longer."""
@@ -194,7 +196,8 @@ class Outlook:
         if not (total := sum(self.cut.values())) or self.kept is None:
             return f"none; {limit}"
         which = "1 text, which keeps" if total == 1 else f"{total:,} texts, which keep"
-        shares = {name: count / max(1, self.labels.get(name, 0)) for name, count in self.cut.items()}
+        of = {**self.labels, UNLABELLED: self.unlabelled}
+        shares = {name: count / of[name] for name, count in self.cut.items()}
         worst = sorted(self.cut, key=lambda name: -shares[name])[:3]
         named = ", ".join(f"{_short(name)} {_percent(shares[name])}" for name in worst)
         return (
@@ -247,7 +250,7 @@ def take_stock(job: Job, material: Material, prepared: Prepared) -> Outlook:
     prompts = [row["input_ids"] for row in rows]
     frame = _shared_length(prompts[:: 1 + len(prompts) // COMPARED])
     labels = Counter(name for example in splits.train for name in example.names)
-    cut = Counter(name for at in prepared.cut for name in splits.train[at].names or ("none",))
+    cut = Counter(name for at in prepared.cut for name in splits.train[at].names or (UNLABELLED,))
     learning_rate, origin = find_rate(settings, assembly.base.adapter, material.settled.chosen, job.origins)
     lora = training.tuning != "full"
     tokens = sum(map(len, prompts)) + sum(len(row["input_ids"]) for row in prepared.validation_rows)
@@ -292,7 +295,7 @@ def take_stock(job: Job, material: Material, prepared: Prepared) -> Outlook:
             ),
         ),
         device="machine" if device == "cpu" else "GPU",
-        available=_available(device),
+        available=_available(device, job.processes),
     )
 
 
@@ -365,12 +368,14 @@ def _kept(assembly: Assembly, cut: Sequence[tuple[Example, int]]) -> float | Non
     return min(1.0, sum(length for _, length in cut) / max(1, sum(whole)))
 
 
-def _available(device: str) -> int | None:
+def _available(device: str, processes: int) -> int | None:
+    """Bytes for one process; those of a CPU share the machine's memory."""
     if device == "cuda":
         import torch
 
         return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
-    return machine_memory() if device == "cpu" else None
+    memory = machine_memory() if device == "cpu" else None
+    return None if memory is None else memory // processes
 
 
 def _quantile(ascending: Sequence[int], share: float) -> int:

@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from llmcls.answers import Form, form_of
 from llmcls.console import Reporter
@@ -26,7 +26,6 @@ from llmcls.model.suggestion import describe_chosen, suggest
 from llmcls.records import Example
 from llmcls.runs.assembly import Assembly, check_assembly
 from llmcls.settings import DataSettings, Settings, TrainingSettings
-from llmcls.settings.sections import Quantization
 from llmcls.training.going_on import Start
 from llmcls.training.names import LOCAL_TRACKER, check_trackers, check_training_names, usable_trackers
 
@@ -75,13 +74,10 @@ def settle(settings: Settings, explicit: Mapping[str, Collection[str]], start: S
     base, fixed = find_base_model(settings.model), list[str]()
     if start is not None:
         fixed = ["model.quantization", *([] if start.run.whole else ["training.tuning"])]
-    settled, chosen = suggest(settings, explicit, base.adapter, fixed)
     stored = stored_quantization(base.config)
+    settled, chosen = suggest(settings, explicit, base.adapter, fixed, stored)
     if settled.training.tuning == "full":
         check_trainable(base.name, base.config)
-    if stored in get_args(Quantization) and "model.quantization" in chosen:
-        chosen["model.quantization"] = stored
-        settled = settled.model_copy(update={"model": settled.model.model_copy(update={"quantization": stored})})
     name = start.run.path if start is not None else base.name
     why = describe_chosen(settled, chosen, str(name), base.adapter)
     return Settled(settled, chosen, why, stored or settled.model.quantization)

@@ -58,7 +58,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         elif steps == MEASURED:
             each = (time.monotonic() - self._first_ended) / (MEASURED - 1)
             left = state.max_steps - self._done
-            if left * each >= WORTH_SAYING:
+            if left * each >= WORTH_SAYING and not control.should_training_stop:
                 besides = "" if args.eval_strategy == "no" else ", and the validations"
                 self._reporter.say(f"  About {in_words(left * each)} to go: {left:,} steps of {each:.2g} s{besides}")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmcls.engine.attention import supports_packing
+from llmcls.model.loading_errors import clear_errors
 from llmcls.model.lora_targets import suit_targets
 from llmcls.model.wrapped import import_quickly
 from llmcls.training.footprint import Shape
@@ -70,12 +71,16 @@ def _build(assembly: Assembly) -> Any:
     from llmcls.model.head import head_class
 
     base = assembly.base
-    config = AutoConfig.from_pretrained(base.checkpoint, **base.hub_arguments)
-    with torch.device("meta"):
+    with clear_errors(base.checkpoint), torch.device("meta"):
+        config = AutoConfig.from_pretrained(base.checkpoint, **base.hub_arguments)
         if assembly.head is None:
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=base.trust_remote_code)
-        for name, value in assembly.head.config_arguments().items():
-            setattr(config, name, value)
+            # Code that a checkpoint brings is that of its revision, not of what its repository has become.
+            brought = base.trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+            revision = {"code_revision": base.revision} if brought and base.revision else {}
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=base.trust_remote_code, **revision)
+        for name, value in assembly.head.write_into(config).items():
+            if name != "config":
+                setattr(config, name, value)
         return head_class(config)._from_config(config)
 
 

@@ -226,8 +226,8 @@ def read_material(job: Job) -> tuple[Job, Material]:
     settings = settings.model_copy(update={"training": lasting})
     deepspeed = backend.startswith("zero")
     formats = choose_formats(settings, sharded=backend in SHARDED, training=True, deepspeed=deepspeed)
-    check_request(settings, formats, backend)
     formats = replace(formats, quantization=settled.held)
+    check_request(settings, formats, backend)
     with_usable_attention(settings.model, formats.device, training=True)
     for line in describe_missing(settings.training, formats.device.type):
         job.reporter.warn(line)

@@ -164,7 +164,7 @@ def test_trls_own_trainer_has_the_same_losses(
         ),
         processing_class=prepared.tokenizer,
         train_dataset=Dataset.from_list([encoded[row] for row in order]),
-        peft_config=make_lora_config(settings, prepared.base.adapter),
+        peft_config=make_lora_config(settings, prepared.base.adapter, MODEL),
     )
     theirs.train()
     losses = [entry["loss"] for entry in theirs.state.log_history if "loss" in entry]
