@@ -167,7 +167,7 @@ def test_every_shape_of_texts_is_the_same_texts(quick: LLMClassifier) -> None:
     [
         ("one text", ["a"], "not one string"),
         ([["a", "b"]] * 4, ["x", "y"] * 2, "one column"),
-        (["a", 3, None, "b"], ["x", "y"] * 2, "row 1 is 3, a int"),
+        (["a", 3, None, "b"], ["x", "y"] * 2, "row 1 is 3, of type int"),
         (TEXTS, ["same"] * 20, "1 class"),
         (TEXTS, LABELS[:-1], "inconsistent numbers of samples"),
         (TEXTS, None, "requires y"),

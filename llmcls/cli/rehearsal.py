@@ -8,9 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcls.cli.shared import echo, show_json
+from llmcls.runs.writing import has_identity, unfinished_folder
 
 if TYPE_CHECKING:
     from llmcls.cli.launching import Launching
@@ -39,6 +41,11 @@ def rehearse(
         return
     for doubt in outlook.doubts():
         reporter.warn(doubt)
+    if settings.output_dir is not None and has_identity(folder := unfinished_folder(Path(settings.output_dir))):
+        reporter.say(
+            f"An unfinished training is in '{folder}': the same command without --dry-run goes on with it, if settings "
+            "and data are those that it was begun with (--resume never begins anew)."
+        )
     if as_json:
         show_json(outlook.figures())
         return

@@ -101,8 +101,8 @@ class Request:
         )
         if self.epochs is not None and (steps := settings.training.max_steps) > 0:
             raise click.UsageError(
-                f"--epochs {self.epochs:g} has no effect, for training.max_steps is {steps} and ends the training; "
-                "leave one of them out, or set training.max_steps to -1."
+                f"--epochs {self.epochs:g} has no effect, for training.max_steps is {steps} (--max-steps) and ends the "
+                "training; leave one of them out, or set training.max_steps to -1."
             )
         return settings
 
@@ -154,9 +154,7 @@ class KeepsArguments(click.Command):
 @click.option("--template", metavar="T", help="A name from `llmcls templates list`, or a .j2 file.")
 @click.option("--quantization", type=QUANTIZATIONS, help="How base weights are stored while training.")
 @click.option("--epochs", type=float, metavar="N", help="Passes over the training rows (training.num_train_epochs).")
-@click.option(
-    "--max-steps", type=int, metavar="N", help="Optimizer steps, whatever --epochs there are (training.max_steps)."
-)
+@click.option("--max-steps", type=int, metavar="N", help="Optimizer steps, in place of --epochs (training.max_steps).")
 @click.option("--learning-rate", type=float, metavar="R", help="Peak learning rate (training.learning_rate).")
 @click.option(
     "--batch-size",

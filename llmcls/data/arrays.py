@@ -48,7 +48,7 @@ def as_texts(X: Any) -> list[str]:  # noqa: N803
             "several into one."
         )
     problems = [
-        f"row {row} is {value!r:.40}, a {type(value).__name__}"
+        f"row {row} is {value!r:.40}, of type {type(value).__name__}"
         for row, value in enumerate(values)
         if not isinstance(value, str)
     ]

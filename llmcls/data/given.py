@@ -36,7 +36,7 @@ def examples_from(texts: Any, text_columns: Sequence[str] = ()) -> list[Example]
         return list(load_examples(rows, text_columns=text_columns))
     for position, text in enumerate(rows):
         if not isinstance(text, str):
-            raise LlmclsError(f"Text {position} is {text!r}, a {type(text).__name__}; texts must be strings.")
+            raise LlmclsError(f"Text {position} is {text!r}, of type {type(text).__name__}; texts must be strings.")
         if problem := too_long(text):
             raise LlmclsError(f"Text {position} cannot be used: {problem}.")
     return [Example(text, source=f"text {position}") for position, text in enumerate(rows)]
@@ -57,8 +57,8 @@ def labelled_from(examples: Any, labels: LabelSet, **columns: Any) -> list[Examp
     rows = load_labelled(given, labels=labels, **columns) if _has_columns(given) else given
     if strange := [row for row in rows if not isinstance(row, Example)]:
         raise LlmclsError(
-            f"evaluate was given {strange[0]!r:.40}, a {type(strange[0]).__name__}; give Examples, dicts with text "
-            "and a label, or a DataFrame."
+            f"evaluate was given {strange[0]!r:.40}, of type {type(strange[0]).__name__}; give Examples, dicts with "
+            "text and a label, or a DataFrame."
         )
     if missing := [example.source or example.text[:40] for example in rows if example.label is None]:
         raise LlmclsError(f"{missing[0]} has no label to compare the prediction with; evaluate labelled rows only.")

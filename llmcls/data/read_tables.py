@@ -26,11 +26,9 @@ def check_tables(reader: DatasetReader, tables: Mapping[str, Table]) -> Mapping[
     for split, table in tables.items():
         if not isinstance(split, str) or not isinstance(table, Table):
             raise _wrong(reader, f"returns {table!r:.100} ({type(table).__name__}) as split {split!r}, not a Table")
-        if (
-            not isinstance(table.columns, Iterable)
-            or isinstance(table.columns, str)
-            or not all(isinstance(column, str) for column in table.columns)
-        ):
+        columns = table.columns
+        listed = isinstance(columns, Iterable) and not isinstance(columns, str)
+        if not listed or not all(isinstance(column, str) for column in columns):
             raise _wrong(reader, f"names the columns {table.columns!r:.100}, not a list of strings")
         if not isinstance(table.rows, Iterable):
             raise _wrong(reader, f"has {type(table.rows).__name__} as rows of split '{split}', which are not iterable")

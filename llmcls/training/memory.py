@@ -54,8 +54,8 @@ def advise(smaller: dict[str, int]) -> str:
     """One line for the user of a launcher that cannot be told to start all processes again."""
     words = " ".join(f"--set training.{name}={value}" for name, value in smaller.items())
     return (
-        f"The same command with {words} (in place of --batch-size) goes on from the last checkpoint with the same rows a step; on one machine "
-        "`llmcls train --launch NAME` does that by itself."
+        f"The same command with {words} (in place of --batch-size) goes on from the last checkpoint with the same rows "
+        "a step; on one machine `llmcls train --launch NAME` does that by itself."
     )
 
 

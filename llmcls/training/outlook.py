@@ -113,7 +113,8 @@ class Outlook:
     @property
     def seen(self) -> float:
         """How often a training row is seen; the last step of a pass may have fewer rows than the others."""
-        return self.steps / math.ceil(self.rows / self.batch)
+        passes, further = divmod(self.steps, math.ceil(self.rows / self.batch))
+        return passes + further * self.batch / self.rows
 
     def lines(self) -> Iterator[str]:
         """Lines of at most 80 columns, unless a name is longer."""
@@ -206,7 +207,7 @@ class Outlook:
         )
 
     def _steps(self) -> str:
-        each = f"{self.steps:,} of {self.batch:,} rows"
+        each = f"{self.steps:,} of {min(self.batch, self.rows):,} rows"
         if self.training.max_steps > 0:
             seen = f"{self.seen:.3g} passes over the" if self.seen >= 1 else f"{_percent(self.seen)} of the"
             return f"{each} (training.max_steps): {seen} {self.rows:,} rows"

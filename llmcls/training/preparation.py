@@ -7,6 +7,7 @@ weights = resolve_class_weights("balanced", splits.labels, splits.train, form)
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -228,11 +229,11 @@ def announce(splits: DataSplits, assembly: Assembly, reporter: Reporter, chosen:
     )
     if assembly.base.name == "nano":
         reporter.say(
-            "  'nano' is a tiny model for trying things out; for real work choose one, for example "
-            "--base-model llama-3.2-1b (`llmcls models list`)"
+            "  'nano' is a tiny model for trying things out; for real work choose one, for\n"
+            "  example --base-model llama-3.2-1b (`llmcls models list`)"
         )
     if chosen:
-        reporter.say(f"  {chosen}")
+        reporter.say(textwrap.fill(f"  {chosen}", 80, subsequent_indent="    ", break_on_hyphens=False))
     notice = assembly.encoder.frame.notice
     if notice and assembly.encoder.is_chat:
         reporter.warn(notice)

@@ -12,6 +12,7 @@ import pytest
 
 from llmcls.labels import LabelSet
 from llmcls.model.adapter import BaseModelAdapter
+from llmcls.runs.writing import IDENTITY
 from llmcls.settings import make_settings
 from llmcls.training.outlook import are_numbers, find_rate
 
@@ -76,7 +77,7 @@ def test_rows_that_are_cut_or_never_seen(foresee: Callable[..., dict[str, str]],
     assert said["Steps"] == "1 of 8 rows (training.max_steps): 40% of the 20 rows"
     weighted = foresee(here / "rows.csv", "--max-steps", "5", "--set", "training.class_weights=balanced")
     assert "Skewed" not in weighted["Labels"]
-    assert weighted["Steps"] == "5 of 8 rows (training.max_steps): 2 passes over the 20 rows"
+    assert weighted["Steps"] == "5 of 8 rows (training.max_steps): 1.8 passes over the 20 rows"
 
 
 def test_numbered_labels_and_several_labels(foresee: Callable[..., dict[str, str]], here: Path) -> None:
@@ -169,3 +170,12 @@ def test_a_training_that_cannot_fit_is_doubted(
     done = llmcls("train", tickets, "--base-model", tiny_model_dir, "--dry-run", "-q")
     assert done.code == 0
     assert "Warning: training will need about " in done.err and "memory, which has 0.1 GB; lower training." in done.err
+
+
+def test_a_dry_run_tells_of_an_unfinished_training(
+    llmcls: Callable[..., Any], tickets: Path, tiny_model_dir: Path, here: Path
+) -> None:
+    (here / "mine.unfinished").mkdir()
+    (here / "mine.unfinished" / IDENTITY).write_text('{"effective batch": 8, "rows of data": 1}')
+    done = llmcls("train", tickets, "--base-model", tiny_model_dir, "--dry-run", "--output-dir", "mine")
+    assert done.code == 0 and "An unfinished training is in 'mine.unfinished'" in done.err, done

@@ -142,8 +142,9 @@ def test_trls_own_trainer_has_the_same_losses(
     for epoch in range(6):
         sampler.set_epoch(epoch)
         order += list(sampler)
+    base = load_model(prepared.base, settings.model, choose_formats(settings))
     theirs = SFTTrainer(
-        model=load_model(prepared.base, settings.model, choose_formats(settings)),
+        model=base,
         args=SFTConfig(
             output_dir=str(tmp_path / "trl"),
             max_steps=6,
@@ -164,7 +165,7 @@ def test_trls_own_trainer_has_the_same_losses(
         ),
         processing_class=prepared.tokenizer,
         train_dataset=Dataset.from_list([encoded[row] for row in order]),
-        peft_config=make_lora_config(settings, prepared.base.adapter, MODEL),
+        peft_config=make_lora_config(settings, prepared.base.adapter, base),
     )
     theirs.train()
     losses = [entry["loss"] for entry in theirs.state.log_history if "loss" in entry]
