@@ -247,7 +247,7 @@ def test_rows_instead_of_texts(trained: Classifier) -> None:
     for refused, said in (
         ([{"body": "a", "label": "no"}], "Unknown column 'text'"),
         (frame.drop(columns="label"), "Unknown column 'label'"),
-        (["a"], "evaluate was given 'a', a str"),
+        (["a"], "evaluate was given 'a', of type str"),
         ([{"text": "a", "label": "other"}], "is not one of the"),
     ):
         with pytest.raises(LlmclsError, match=said):
