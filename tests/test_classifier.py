@@ -75,7 +75,7 @@ def test_empty_and_wrong_input(zero_shot: Classifier) -> None:
     with pytest.raises(LlmclsError, match="Give a list of texts, not one string"):
         zero_shot.predict("x")
     for wrong, kind in ((None, "NoneType"), (3, "int"), (b"x", "bytes"), (float("nan"), "float")):
-        with pytest.raises(LlmclsError, match=f"Text 1 is .*, a {kind}; texts must be strings"):
+        with pytest.raises(LlmclsError, match=f"Text 1 is .*, of type {kind}; texts must be strings"):
             zero_shot.predict_proba(["x", wrong])  # type: ignore[list-item]
 
 
