@@ -40,7 +40,7 @@ COMMANDS = {
     "models": "List base models.",
     "readers": "List dataset readers.",
     "plugins": "List loaded plugins with versions and hooks.",
-    "config": "Show, describe and start settings files.",
+    "config": "Show settings, and start files of them.",
     "launch": "Show how several processes are started.",
 }
 # What a disk says that a program cannot change; any other OSError is a mistake of ours and shows its traceback.

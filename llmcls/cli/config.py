@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
-@click.group("config", short_help="Show, describe and start settings files.")
+@click.group("config", short_help="Show settings, and start files of them.")
 def command() -> None:
-    """Show, describe and start settings files."""
+    """Show settings, and start files of them."""
 
 
 @command.command("show")

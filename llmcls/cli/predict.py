@@ -137,7 +137,8 @@ def command(**options: Any) -> None:
             reporter.say(notice)
         tally, speed = _predict(request, way, given, classifier, written, reporter)
     if not request.texts:
-        reporter.say(f"Predicted {tally.predicted:,} of {tally.rows:,} rows, {speed:,.1f} rows/s.")
+        where = f" into {request.output}" if request.output else ""
+        reporter.say(f"Predicted {tally.predicted:,} of {tally.rows:,} rows{where}, {speed:,.1f} rows/s.")
     _report_ties(tally, classifier, reporter)
     _report_bad_rows(tally, written.listing, reporter)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
 from llmcls.cli.run_list import SORTS, choose_entries, lay_out, read_entries, sort_entries
 from llmcls.cli.shared import echo, note, show_json, width
+from llmcls.errors import LlmclsError
 from llmcls.settings import Settings, fields
 
 SHOWN = 30  # labels
@@ -38,6 +40,8 @@ def list_(root: str, sort: str, base_model: str | None, data: str | None, search
     if as_json:
         show_json([{key: value for key, value in entry.items() if key != "names"} for entry in entries])
         return
+    if not found and root != "runs" and not Path(root).is_dir():
+        raise LlmclsError(f"There is no folder '{root}' to list the runs of.")
     if not found:
         note(f"No runs below '{root}'. Train one with: llmcls train --data demo:")
         return

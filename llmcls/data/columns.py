@@ -118,7 +118,8 @@ def choose_columns(
     named = (*text, *labels, *([] if weight is None else [weight])) if require_label else text
     wrong = [unknown("column", name, columns) for name in dict.fromkeys(named) if name not in columns]
     if wrong:
-        hint = separator_hint(columns) or header_hint(columns) or "Name columns with --text-column and --label-column."
+        options = "--text-column and --label-column" if require_label else "--text-column; a run asks for its own"
+        hint = separator_hint(columns) or header_hint(columns) or f"Name columns with {options}."
         raise LlmclsError(f"{several(wrong, f'In {where}')} {hint}")
     if not require_label and not set(labels) <= set(columns):
         label, labels = None, ()

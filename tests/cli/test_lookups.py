@@ -87,7 +87,9 @@ def test_runs(llmcls: Callable[..., Any], run: Path, tmp_path: Path, monkeypatch
     assert "{'" not in shown.out and "['" not in shown.out
     card = json.loads(llmcls("runs", "show", run, "--json").out)
     assert card["settings"]["training"]["max_steps"] == 2
-    assert llmcls("runs", "list", tmp_path / "nowhere").out.startswith("No runs below")
+    (tmp_path / "empty").mkdir()
+    assert llmcls("runs", "list", tmp_path / "empty").out.startswith("No runs below")
+    assert "There is no folder" in llmcls("runs", "list", tmp_path / "nowhere").err
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_bad_rows_are_listed_with_place_problem_and_row(llmcls: Callable[..., An
     assert "the quote opened here ends in the middle of line 8" in listed[3]["problem"]
     assert listed[4]["problem"] == "the row has no text"
     assert "it runs to line 13" in listed[5]["problem"]
-    assert "Predicted 5 of 11 rows, " in done.err and " rows/s." in done.err
+    assert "Predicted 5 of 11 rows into " in done.err and " rows/s." in done.err
     assert "6 rows have no prediction: see 'out.csv.errors.csv'; the first: new.csv:3: the row has 3 cells" in done.err
     assert names(here) == ["new.csv", "out.csv", "out.csv.errors.csv"]
 
