@@ -63,11 +63,10 @@ class Run:
                 if path_exists(str(unfinished_folder(path)))
                 else ""
             )
-            near = Path("runs") / path
+            near, shown = Path("runs") / path, str(path)[:300]
             meant = f" Did you mean '{near}'?" if not path.is_absolute() and path_exists(str(near)) else ""
             raise LlmclsError(
-                f"There is no run directory '{str(path)[:300]}'.{meant}{unfinished} `llmcls runs list` shows what there "
-                "is."
+                f"There is no run directory '{shown}'.{meant}{unfinished} `llmcls runs list` shows what there is."
             )
         if not path.is_dir():
             raise LlmclsError(f"'{path}' is a file, not a run directory. `llmcls runs list` shows what there is.")
