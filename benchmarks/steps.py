@@ -91,7 +91,8 @@ def weights_of_layers(checkpoint: str) -> int:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint))
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     return int(model.num_parameters(exclude_embeddings=True))
 
 
