@@ -177,9 +177,9 @@ def _predict(
     """Predict all rows; how far it came, and rows a second."""
     label_mass = request.label_mass or classifier.prediction.min_label_mass > 0
     if label_mass and classifier.run and classifier.run.settings.training.objective == "label":
-        reporter.warn(
-            f"label mass means little for '{classifier.run.path}': training.objective label teaches which label it is, "
-            "not to say one at all; train with training.objective=sft for that."
+        reporter.say(
+            "  label mass means little here: training.objective label teaches which label it is,\n"
+            "  not to say one at all; train with training.objective=sft for that."
         )
     added = _added_columns(request, classifier, label_mass)
     if replaced := [name for name in given.columns if name in added]:

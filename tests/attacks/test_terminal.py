@@ -96,7 +96,7 @@ def test_errors(
     name = "in\x1b[2J\u202e.csv"
     assert is_calm(refuse("predict", "--run", run, "--input", name))
     assert is_calm(refuse("predict", "--run", f"{run}\x1b[2J", "x"))
-    done = llmcls("predict", "--run", run, "--odd\x1b[2J\u202e")
+    done = llmcls("evaluate", "--run", run, "--odd\x1b[2J\u202e")
     assert done.code == 2 and is_calm(done.err) and "\\x1b[2J" in done.err
     (here / name).write_text('"te\x1b[31mxt","label"\n"",a\n', encoding="utf-8")
     monkeypatch.setattr("llmcls.cli.predict._load", lambda *_: pytest.fail("not reached"))
