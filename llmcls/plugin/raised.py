@@ -1,6 +1,6 @@
 """Where a stranger's exception comes from, in a few words.
 
-last_line(error)             # ' (/home/me/my_plugin.py, line 7)'
+last_line(error)             # ' (.../my_plugin.py, line 7)'
 """
 
 from __future__ import annotations

@@ -105,8 +105,10 @@ def test_several_visible_gpus_mean_ddp_and_it_says_so(monkeypatch, tmp_path):
     words = ["train", "--data", "tickets.csv"]
     assert started == [(LaunchRequest("ddp"), [*words, "--output-dir", "runs/tickets"])]
     run(*words)
-    request, [*same, option, path] = started[1]
-    assert (request, same, option) == (LaunchRequest("ddp"), words, "--output-dir"), "all attempts write one run"
+    request, [name, option, path, *same] = started[1]
+    assert (request, [name, *same], option) == (LaunchRequest("ddp"), words, "--output-dir"), (
+        "all attempts write one run"
+    )
     assert path.startswith("runs/tickets-nano-")
     monkeypatch.setenv("LOCAL_RANK", "0")  # the started process does not start any more
     assert "no such" in str(run("train", "--data", "no-such-file.csv").exception).lower() and len(started) == 2
