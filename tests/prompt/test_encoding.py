@@ -37,7 +37,7 @@ def whole(encoder: Encoder, example: Example, answer: str) -> list[int]:
     prompt = encoder.template.render(example, encoder.labels, encoder.shots.without(example))
     text = encoder.frame.chat(prompt.messages) if prompt.is_chat else encoder.frame.bos_token + prompt.completion
     text = unmark(text, encoder._framed.forgeries)[0].rstrip(" ")
-    space = "" if prompt.is_chat or text[-1].isspace() else " "
+    space = encoder.frame.opening if prompt.is_chat else "" if text[-1].isspace() else " "
     return encoder.tokenizer(text + space + answer, add_special_tokens=False).input_ids
 
 
