@@ -233,8 +233,9 @@ def announce(splits: DataSplits, assembly: Assembly, reporter: Reporter, chosen:
             "  example --base-model llama-3.2-1b (`llmcls models list`)"
         )
     if chosen:
-        whole = {"break_on_hyphens": False, "break_long_words": False}  # a path can be copied
-        reporter.say(textwrap.fill(f"  {chosen}", 80, subsequent_indent="    ", **whole))
+        folder = textwrap.TextWrapper(80, subsequent_indent="    ", break_on_hyphens=False)
+        folder.break_long_words = False  # a path can be copied
+        reporter.say(folder.fill(f"  {chosen}"))
     notice = assembly.encoder.frame.notice
     if notice and assembly.encoder.is_chat:
         reporter.warn(notice)
