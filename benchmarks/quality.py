@@ -34,6 +34,7 @@ from llmcls import Classifier, train
 from llmcls.cli.shared import start
 from llmcls.console import Reporter
 from llmcls.data.splits import DataSplits, load_training_data
+from llmcls.evaluation.baseline import fit_words
 from llmcls.files import replacing
 from llmcls.model.hardware import hardware_name
 from llmcls.processes.stopping import StoppedError
@@ -214,15 +215,14 @@ def evaluate(classifier: Classifier, rows: list[Example], reporter: Reporter) ->
 
 def fit_linear(kind: str, drawn: dict[str, list[Example]], splits: DataSplits) -> dict[str, Any]:
     """TF-IDF and a linear model, one against the rest where a text has several labels; C chosen on validation rows."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.preprocessing import MultiLabelBinarizer
     from sklearn.svm import LinearSVC
 
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\b\w+\b")
-    vectorizer.fit([row.text for row in drawn["train"]])
-    features = {split: vectorizer.transform([row.text for row in rows]) for split, rows in drawn.items()}
+    vectorizer, known = fit_words(drawn["train"])
+    held_out = {split: vectorizer.transform([row.text for row in drawn[split]]) for split in ("validation", "test")}
+    features = {"train": known, **held_out}
     names, several = splits.labels.names, max(len(row.names) for row in splits.train) > 1
     binarizer = MultiLabelBinarizer(classes=names).fit([])
     truth = {split: binarizer.transform(names_of(rows)) for split, rows in drawn.items()}

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = {"nano": 20, "smollm2": 4}  # a step of SmolLM2 takes seconds
@@ -80,20 +81,24 @@ def train(checkout: Path, data: Path, steps: int | None, model: str, name: str, 
         if finished.returncode:
             raise SystemExit(f"{' '.join(command)}\n{finished.stderr}")
         card = json.loads(Path(folder, "run", "run.json").read_text())
+        lora = Path(folder, "run", "adapter", "adapter_model.safetensors")
+        added = sum(weight.numel() for weight in load_file(lora).values()) if lora.exists() else 0
         full = "tuning: full" in Path(folder, "run", "settings.yaml").read_text()
     seconds, layers = card["training"]["train_runtime"], weights_of_layers(card["base_model"]["checkpoint"])
-    tokens = card["training"]["total_flos"] / (6 * layers)  # how transformers counts
+    tokens = card["cost"]["flops"] / (6 * (layers + added))  # `llmcls.training.cost`: 6 for each weight and token
     return Speed(16 * steps / seconds, tokens / seconds, (6 if full else 4) * layers * tokens / seconds)
 
 
 def weights_of_layers(checkpoint: str) -> int:
-    """How many weights stand in the base model's layers: all but the embeddings, as transformers counts."""
+    """How many weights stand in the base model's layers: all but the embeddings."""
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    from llmcls.training.cost import count_weights
 
     with torch.device("meta"):
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return int(model.num_parameters(exclude_embeddings=True))
+    return count_weights(model)
 
 
 def multiply(dtype: torch.dtype) -> float:

@@ -108,7 +108,7 @@ def make_ours(model: Any, tokenizer: Any, rows: Rows, options: argparse.Namespac
     training |= {"pack_tokens": options.size}
     settings = make_settings({"model": {"quantization": "none"}, "lora": LORA, "training": training})
     adapter: Any = SimpleNamespace(learning_rate=None, lora_target_modules=None)
-    config = make_config(settings, choose_formats(settings), adapter, Path(folder), has_validation=False)
+    config = make_config(settings, choose_formats(settings), Path(folder), has_validation=False)
     layout = SingleLabelLayout(LabelTrie(answers_of(rows, tokenizer)), Objective(normalization="token"))
     collator = Collator(layout, packed=True, pad_token_id=tokenizer.pad_token_id, pack_tokens=options.size)
     form, base = form_named("single_label"), SimpleNamespace(adapter=adapter)

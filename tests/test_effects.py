@@ -21,10 +21,11 @@ from llmcls.model.loading import find_base_model
 from llmcls.records import Example
 from llmcls.runs.assembly import assemble
 from llmcls.runs.writing import default_path
-from llmcls.settings import Settings, fields, make_settings
+from llmcls.settings import Settings, fields, given_settings, make_settings
 from llmcls.training.configuration import make_config
+from llmcls.training.length import settle_epochs
 from llmcls.training.memory import shrink
-from llmcls.training.preparation import describe_missing
+from llmcls.training.preparation import describe_missing, settle
 from llmcls.training.trainer import LabelTrainer
 
 WORDS = ("late", "parcel", "twice", "paid", "thanks", "broken")
@@ -85,8 +86,10 @@ class Probe:
 
     @property
     def config(self) -> Any:
-        formats = choose_formats(self.settings, training=True)
-        return make_config(self.settings, formats, self.base.adapter, self.folder, has_validation=True)
+        settings = settle(self.settings, given_settings(self.settings)).settings
+        lasting = settle_epochs(settings.training, rows=len(ROWS), processes=1)
+        settings = settings.model_copy(update={"training": lasting})
+        return make_config(settings, choose_formats(self.settings, training=True), self.folder, has_validation=True)
 
     @property
     def base(self) -> Any:

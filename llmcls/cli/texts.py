@@ -38,11 +38,10 @@ class TextsCommand(click.Command):
         return parser
 
     def _texts_last(self, args: Sequence[str]) -> Iterator[str]:
-        valued = {name for option in self.params if isinstance(option, click.Option) for name in option.opts}
-        valued -= {
+        valued = {
             name
             for option in self.params
-            if isinstance(option, click.Option) and (option.is_flag or option.count)
+            if isinstance(option, click.Option) and not (option.is_flag or option.count)
             for name in option.opts
         }
         texts: list[str] = []

@@ -33,7 +33,7 @@ def evaluate_baseline(train: Sequence[Example], test: Sequence[Example], labels:
     train_labels = _get_labels(train, "training")
     if (found := len(set(train_labels))) < 2:
         raise LlmclsError(f"The training examples hold {found} label(s), but the baseline needs at least two to learn.")
-    vectorizer, features = _fit_words(train)
+    vectorizer, features = fit_words(train)
     # sklearn's default C=1 is 1 to 3 points of validation accuracy worse on news, abstracts, reviews and intents: a
     # baseline must not be beaten because it was held back.
     model = LogisticRegression(C=10, max_iter=1000).fit(features, train_labels)
@@ -59,7 +59,7 @@ def evaluate_multilabel_baseline(
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
-    vectorizer, features = _fit_words(train)
+    vectorizer, features = fit_words(train)
     known = indicator_matrix([example.names for example in train], labels)
     held_out = vectorizer.transform([example.text for example in [*validation, *test]])
     p = np.zeros((held_out.shape[0], len(labels)))
@@ -77,8 +77,12 @@ def evaluate_multilabel_baseline(
     return compute_multilabel_report([example.names for example in test], predicted, labels, p[rows:], tuned)
 
 
-def _fit_words(train: Sequence[Example]) -> tuple[Any, Any]:
-    """The fitted vectorizer, and its features of the training texts."""
+def fit_words(train: Sequence[Example]) -> tuple[Any, Any]:
+    """The fitted vectorizer, and its features of the training texts.
+
+    Raises:
+        LlmclsError: when the texts hold no word.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     # One-character words count, unlike in sklearn's default: they are whole words in many languages.

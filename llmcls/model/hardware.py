@@ -180,7 +180,7 @@ def choose_formats(
     # Apple's GPUs compute in float32, too, unless something else is asked for: older ones only emulate bfloat16.
     plain = device.type in ("cpu", "mps")
     wanted = settings.model.loaded_dtype
-    # How it was trained is no matter of predictions, which are computed in the type of the weights.
+    # How it was trained does not concern predictions, which are computed in the type of the weights.
     autocast: str = settings.training.mixed_precision if training else "no"
     if not asked:
         wanted = _instead(wanted, device, has_bf16)

@@ -75,7 +75,7 @@ def _linear_layers(model: Any) -> list[str]:
 
 
 def _adaptable_layers(config: LoraConfig, model: Any) -> list[str]:
-    """Of the linear layers those that read the text, are no router, and are not taken for experts by PEFT."""
+    """Of the linear layers those that read the text, are not a router, nor taken for experts by PEFT."""
     decoder, mixed = model.get_decoder(), has_experts(model)
     inside = {id(module) for module in decoder.modules()}
     kept = []

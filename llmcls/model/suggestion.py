@@ -10,11 +10,11 @@ parameters, teaches one of six million less than all of its weights do.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from llmcls.files import find_json
 from llmcls.model.adapter import BaseModelAdapter, base_models
 from llmcls.model.loading import choose_adapter, short_names
 from llmcls.settings import LoraSettings, ModelSettings, Settings
@@ -100,10 +100,7 @@ def known_adapter(settings: ModelSettings) -> BaseModelAdapter | None:
         return next((known for name, known in adapters.items() if name == settings.adapter), None)
     if (named := short_names().get(settings.base_model)) is not None:
         return named[1]
-    try:
-        config = json.loads((Path(settings.base_model) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # no folder here, or one that training will refuse
-        return None
+    config = find_json(Path(settings.base_model) / "config.json")  # None: no folder here, or training will refuse it
     return choose_adapter(settings.base_model, config) if isinstance(config, dict) else None
 
 

@@ -235,7 +235,7 @@ def _with_settings(command: Sequence[str], settings: dict[str, int]) -> list[str
     """The same command with other settings of `training`, in place of the option that stands for one of them."""
     pairs = zip(["", *command], command, strict=False)
     kept = [word for before, word in pairs if "--batch-size" not in (before, word.partition("=")[0])]
-    end = kept.index("--") if "--" in kept else len(kept)  # what follows is no option
+    end = kept.index("--") if "--" in kept else len(kept)  # what follows is not an option
     given = [word for name, value in settings.items() for word in ("--set", f"training.{name}={value}")]
     return [*kept[:end], *given, *kept[end:]]
 

@@ -1,6 +1,6 @@
 """Settings to the configurations of the libraries that train: TRL's `SFTConfig` and PEFT's `LoraConfig`.
 
-    config = make_config(settings, formats, adapter, folder, bool(validation_rows))   # joins the other processes
+    config = make_config(settings, formats, folder, bool(validation_rows))   # joins the other processes
     lora = make_lora_config(settings, adapter, model)
 
 What a library refuses becomes one sentence here.
@@ -22,7 +22,6 @@ from llmcls.model.hardware import Formats
 from llmcls.model.targets import ALL_LINEAR, choose_targets
 from llmcls.processes.world import tell_deepspeed_cpu
 from llmcls.settings import LoraSettings, Settings
-from llmcls.training.length import EPOCHS
 from llmcls.training.names import usable_trackers
 
 if TYPE_CHECKING:
@@ -32,11 +31,10 @@ if TYPE_CHECKING:
     from llmcls.model.adapter import BaseModelAdapter
 
 
-def make_config(
-    settings: Settings, formats: Formats, adapter: BaseModelAdapter, folder: Path, has_validation: bool
-) -> SFTConfig:
-    """TRL's configuration from the settings; making it starts torch.distributed and tells ZeRO-3 to shard the loading.
+def make_config(settings: Settings, formats: Formats, folder: Path, has_validation: bool) -> SFTConfig:
+    """TRL's configuration; making it starts torch.distributed and tells ZeRO-3 to shard the loading.
 
+    The settings leave nothing open (`llmcls.training.preparation.settle`, `llmcls.training.length.settle_epochs`).
     It must exist before the model is loaded and live as long. It is the one place that says precision and accumulation:
     the accelerate and DeepSpeed configurations say `no` and `auto`.
 
@@ -44,7 +42,6 @@ def make_config(
         LlmclsError: for a best checkpoint or early stopping without validation rows, and for what transformers refuses.
     """
     training = settings.training
-    suggested = adapter.full_learning_rate if training.tuning == "full" else adapter.learning_rate
     selects = training.load_best_model_at_end or training.early_stopping_patience is not None
     if selects and not has_validation:
         name = "load_best_model_at_end" if training.load_best_model_at_end else "early_stopping_patience"
@@ -55,24 +52,22 @@ def make_config(
     if formats.device.type == "cpu":
         tell_deepspeed_cpu()
     with refusing(ValueError, ImportError, says="These training settings cannot be used"):
-        config = _sft_config(settings, formats, folder, suggested, selects, has_validation)
+        config = _sft_config(settings, formats, folder, selects, has_validation)
     if config.world_size == 1 and config.n_gpu > 1:
         config._n_gpu = 1  # else `Trainer` wraps the model in DataParallel, which cuts a token tree into pieces
     return config
 
 
-def _sft_config(
-    settings: Settings, formats: Formats, folder: Path, learning_rate: float, selects: bool, has_validation: bool
-) -> SFTConfig:
+def _sft_config(settings: Settings, formats: Formats, folder: Path, selects: bool, has_validation: bool) -> SFTConfig:
     training = settings.training
     return SFTConfig(
         output_dir=str(folder),
-        num_train_epochs=training.num_train_epochs or EPOCHS,
+        num_train_epochs=training.num_train_epochs,
         max_steps=training.max_steps,
         per_device_train_batch_size=training.per_device_train_batch_size,
         per_device_eval_batch_size=training.per_device_eval_batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
-        learning_rate=training.learning_rate or learning_rate,
+        learning_rate=training.learning_rate,
         lr_scheduler_type=training.lr_scheduler_type,
         lr_scheduler_kwargs=training.lr_scheduler_kwargs,
         warmup_steps=training.warmup_steps,

@@ -273,13 +273,8 @@ def _join(job: Job, material: Material, prepared: Prepared) -> Unfinished:
 
     settings, formats, base = job.settings, material.formats, prepared.assembly.base
     # The configuration before the model: it starts torch.distributed, and tells ZeRO-3 to shard what is loaded.
-    config = make_config(
-        settings,
-        formats,
-        base.adapter,
-        unfinished_folder(job.path) / "trainer",
-        bool(prepared.validation_rows),
-    )
+    folder = unfinished_folder(job.path) / "trainer"
+    config = make_config(settings, formats, folder, bool(prepared.validation_rows))
     world = join_training(config, material.backend)
     check_agreement(world, formats)
     path = world.share(job.path)  # its default holds the time

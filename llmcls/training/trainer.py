@@ -1,6 +1,6 @@
 """TRL's `SFTTrainer` on rows that llmcls has rendered and encoded, with llmcls's objectives as the loss.
 
-    config = make_config(settings, formats, adapter, folder, bool(validation_rows))   # joins the other processes
+    config = make_config(settings, formats, folder, bool(validation_rows))   # joins the other processes
     trainer = make_trainer(config, model, assembly, collator, train_rows, validation_rows, settings, reporter)
     trainer.train()
 
